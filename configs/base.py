@@ -1,0 +1,161 @@
+"""Every knob once, with its meaning. A recipe is this plus its differences; nothing here knows the project's code.
+
+Small parts are named as they would be called, 'ddim(eta=0.0)': the name is looked up in a table of the package
+that owns it, numbers with a point are traced (a sweep over them compiles once), the rest is fixed in the program.
+"""
+
+from ml_collections import ConfigDict, config_dict
+
+
+def get_config():
+    config = ConfigDict()
+    # Keys of parameters, noise, dropout and data order all derive from it and from the step.
+    config.seed = 0
+
+    # Warm start: DIR[:step] of another workdir, '' for none. `init_weights` is the name of an EMA, or 'raw';
+    # `init_pattern` is a regular expression over parameter names, searched; what it skips is listed.
+    config.init_from = ""
+    config.init_weights = "raw"
+    config.init_pattern = ".*"
+
+    config.task = ConfigDict()
+    config.task.name = "unconditional"  # or 'class'
+    config.task.drop = 0.0  # share of examples whose condition is dropped in training; guidance needs > 0
+    config.task.flip = False  # random horizontal flips in training
+
+    config.data = ConfigDict()
+    config.data.name = "digits"  # digits, folder, arrayrecord, tfds
+    config.data.path = ""  # folder or shards; for tfds the data directory
+    config.data.dataset = ""  # tfds: name[/config][:version]
+    config.data.shape = (32, 32, 3)  # height, width, channels after resizing
+    config.data.classes = 0  # number of labels; 0 without labels
+    config.data.preprocess = (
+        "crop"  # antialiased resize and centre crop; 'adm' is ADM's ImageNet preprocessing
+    )
+    config.data.train_split = "train"
+    config.data.eval_split = "test"
+    config.data.max_bad_share = 0.01  # more unreadable images than this stop the run
+    config.data.workers = 4  # decoding threads; images in memory need none
+    config.data.prefetch = 2  # batches read ahead
+
+    config.model = ConfigDict()  # the fields of the named module; sizes and labels follow from data and task
+    config.model.name = "unet"
+    config.model.channels = 128
+    config.model.multipliers = (
+        1,
+        2,
+        2,
+        2,
+    )  # channels of each level over `channels`; each level halves the size
+    config.model.blocks = 2  # residual blocks per level on the way down, one more on the way up
+    config.model.attention = (16,)  # sizes at which each block is followed by self-attention
+    config.model.num_heads = 1
+    config.model.head_channels = 0  # > 0: as many heads as fit, instead of num_heads
+    config.model.dropout = 0.0
+    config.model.scale_shift = False  # the embedding scales and shifts the norm (ADM), or is added (DDPM)
+    config.model.resample = "conv"  # by convolutions (DDPM), or 'block', inside residual blocks (ADM)
+    config.model.convention = "ddpm"  # of embedding, norm epsilon and initialisers: 'ddpm' or 'adm'
+    config.model.remat = (
+        False  # recompute each block in the backward pass: less memory, about a third more time
+    )
+    config.model.dtype = (
+        "float32"  # of the network's arithmetic; parameters stay float32. 'bfloat16' on accelerators
+    )
+
+    config.diffusion = ConfigDict()
+    config.diffusion.schedule = "linear(steps=1000)"
+    config.diffusion.prediction = "eps"
+    config.diffusion.weighting = "simple"
+    config.diffusion.learned_variance = False  # twice the output channels, and the hybrid loss of iDDPM
+
+    config.optim = ConfigDict()
+    config.optim.name = "adam"
+    config.optim.learning_rate = 2e-4
+    config.optim.warmup = 5000  # steps of linear rise from 0
+    config.optim.decay_steps = 0  # > 0: cosine from the peak to 0, ending at this step
+    config.optim.b1 = 0.9
+    config.optim.b2 = 0.999
+    config.optim.eps = 1e-8
+    config.optim.weight_decay = 0.0
+    config.optim.clip = 1.0  # global norm of the whole gradient; 0 for none
+    config.optim.accumulate = 1  # micro-batches per step
+    config.optim.max_skipped = 50  # non-finite gradients in a row that stop the run
+
+    config.ema = ConfigDict()
+    config.ema.decays = (
+        0.9999,
+    )  # one average for each, named by its decay; the first is the default for sampling
+    config.ema.warmup = True  # decay = min(decay, (1 + n) / (10 + n)) after n updates
+
+    config.train = ConfigDict()
+    config.train.steps = 800_000
+    config.train.batch_size = 128  # over all devices and hosts
+
+    config.checkpoint = ConfigDict()
+    config.checkpoint.every = 5000
+    config.checkpoint.keep = 2  # the newest ones
+    config.checkpoint.keep_every = 0  # and, for good, those at multiples of this
+
+    config.log = ConfigDict()
+    config.log.every = 100
+    config.log.samples_every = 5000  # a grid of samples
+    config.log.validation_every = 5000  # validation loss
+    config.log.profile_from = 0  # > 0: trace this and the next 5 steps into the workdir's profile/
+
+    config.sampling = ConfigDict()
+    config.sampling.sampler = "ddim(eta=0.0)"
+    config.sampling.steps = 50
+    config.sampling.grid = "trailing"
+    config.sampling.guidance = config_dict.placeholder(
+        float
+    )  # none: one pass; 1 is the conditional prediction
+    config.sampling.threshold = "static"  # none, static, dynamic(quantile=0.995)
+    config.sampling.batch_size = 64
+    config.sampling.grid_images = 64  # in the grids made while training
+
+    config.evaluation = ConfigDict()
+    config.evaluation.evaluators = ("validation_loss",)  # and 'small_images': for sets that fit in memory
+    config.evaluation.validation_draws = 4  # noise draws per held-out image, stratified over t
+    config.evaluation.validation_images = 2048  # at most
+    config.evaluation.samples = 1000
+    return config
+
+
+def words(arg, **defaults):
+    """'300m,tiny,name=cifar10' -> the defaults with those set: a bare word to True, key=value to its value.
+
+    Returns a ConfigDict. Raises ValueError for a word that is not among the defaults, with the choices.
+    """
+    chosen = ConfigDict(defaults)
+    for word in filter(None, (arg or "").split(",")):
+        key, separator, value = word.partition("=")
+        if key not in defaults:
+            raise ValueError(f"config word {key!r} is unknown; choose from {', '.join(sorted(defaults))}")
+        kind = type(defaults[key])
+        if (kind is bool) == bool(separator):
+            raise ValueError(f"config word {key!r} is used as {key + '=VALUE' if separator == '' else key!r}")
+        chosen[key] = kind(value) if separator else True
+    return chosen
+
+
+def tiny(config):
+    """The same recipe on two small levels: a step compiles in seconds, for tests and for trying a change.
+
+    Without a data path it runs on scikit-learn's digits, resized, so that nothing needs to be downloaded.
+    """
+    config.data.shape = (8, 8, config.data.shape[2])
+    config.model.update(channels=32, multipliers=(1, 2), blocks=1, dtype="float32")
+    config.model.attention = (4,) if config.model.attention else ()
+    config.model.head_channels = min(config.model.head_channels, 16)
+    config.optim.warmup = min(config.optim.warmup, 1)
+    config.train.update(batch_size=8, steps=2)
+    config.checkpoint.every = config.log.samples_every = config.log.validation_every = 2
+    config.log.every = 1
+    config.sampling.update(steps=2, batch_size=8, grid_images=8)
+    config.evaluation.update(validation_images=16, validation_draws=1, samples=16)
+    if not config.data.path:
+        config.data.update(
+            name="digits", dataset="", train_split="train", eval_split="test", preprocess="crop"
+        )
+        config.data.classes = 10 if config.data.classes else 0
+    return config

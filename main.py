@@ -1,0 +1,87 @@
+"""The entry point: flags, devices, one call per mode. The logic is in modules that tests and notebooks import."""
+
+import os
+import sys
+from logging import Formatter
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+MODES = ("train", "sample", "evaluate")
+
+flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+flags.DEFINE_string("workdir", None, "Where the run lies; may be a bucket.", required=True)
+flags.DEFINE_bool("allow_config_change", False, "Resume although keys that shape the result differ.")
+flags.DEFINE_integer("checkpoint", None, "sample, evaluate: the step to use; default the latest.")
+flags.DEFINE_string(
+    "ema", None, "sample, evaluate: the average to use, or 'raw'; default the config's first."
+)
+flags.DEFINE_integer("num", 64, "sample: how many images.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "sample, evaluate: image i has seed SEED + i.", lower_bound=0)
+flags.DEFINE_string(
+    "label", None, "sample: a label for all, or 'balanced'; default as the training set has them."
+)
+flags.DEFINE_string(
+    "sampler", None, "sample, evaluate: overrides config.sampling.sampler, e.g. 'ddim(eta=1.0)'."
+)
+flags.DEFINE_integer("steps", None, "sample, evaluate: overrides config.sampling.steps.", lower_bound=1)
+flags.DEFINE_float("guidance", None, "sample, evaluate: overrides config.sampling.guidance.")
+flags.DEFINE_string("out", None, "sample, evaluate: where results go; default inside the workdir.")
+flags.DEFINE_string("compilation_cache", None, "Folder of compiled programs; default ~/.cache/langevin.")
+FLAGS = flags.FLAGS
+
+
+def main(argv):
+    if len(argv) > 1:
+        raise ValueError(f"unexpected argument {argv[1]!r}; every option is a flag, --name=value")
+    set_up_devices()
+    import modes  # after the devices are set up: importing it imports jax
+
+    getattr(modes, FLAGS.mode)(FLAGS.config, FLAGS)
+
+
+def set_up_devices():
+    """Persistent compilation cache on; absl's INFO lines as plain progress."""
+    import jax
+
+    cache = FLAGS.compilation_cache or os.environ.get("JAX_COMPILATION_CACHE_DIR")
+    jax.config.update("jax_compilation_cache_dir", cache or os.path.expanduser("~/.cache/langevin"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    logging.set_verbosity(max(FLAGS.verbosity, logging.INFO))
+    logging.get_absl_handler().setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname or record.levelno > 20)
+
+
+def parse_flags(argv):
+    """Flags as absl parses them, --config from the workdir's config.json where a mode needs no new one.
+
+    Mistakes in flags and config keys become one line and exit status 2.
+    """
+    try:
+        define_config(argv)
+        return FLAGS(argv)
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        fail(error)
+
+
+def define_config(argv):
+    given = dict(word.lstrip("-").split("=", 1) for word in argv[1:] if word.startswith("-") and "=" in word)
+    if "config" in given or given.get("mode", "train") == "train":
+        config_flags.DEFINE_config_file("config", None, "FILE.py[:word[,word][,key=value]]", lock_config=True)
+        flags.mark_flag_as_required("config")
+    elif "workdir" in given:
+        from workdir import read_config
+
+        config_flags.DEFINE_config_dict("config", read_config(given["workdir"]), lock_config=True)
+
+
+def fail(error):
+    """One line on stderr, exit status 2; the traceback with LANGEVIN_TRACEBACK=1."""
+    if os.environ.get("LANGEVIN_TRACEBACK"):
+        raise error
+    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    sys.exit(2)
+
+
+if __name__ == "__main__":
+    app.run(main, flags_parser=parse_flags)

@@ -1,0 +1,189 @@
+"""What a U-Net is built of: sinusoids, layers in one of two conventions, residual and attention blocks.
+
+Parameters are float32 and `Style.dtype` is what blocks compute in. Norms take their statistics, and
+attention its softmax, in float32 whatever the dtype. Images are b h w c; an embedding is b d.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+def ddpm_sinusoid(t, width):
+    """sin | cos of t [b] at width/2 frequencies from 1 down to 1e-4. Returns [b width] float32."""
+    angles = _angles(t, width // 2, last=width // 2 - 1)
+    return jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+
+
+def adm_sinusoid(t, width):
+    """cos | sin of t [b] at width/2 frequencies from 1 to just above 1e-4. Returns [b width] float32."""
+    angles = _angles(t, width // 2, last=width // 2)
+    return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def _angles(t, count, last):
+    # float32 under any compute dtype: bfloat16 holds 8 bits, and would merge the levels 996..999.
+    frequencies = np.exp(-math.log(1e4) * np.arange(count) / last).astype(np.float32)
+    return t.astype(jnp.float32)[:, None] * frequencies
+
+
+def zero_bias(fan_in):
+    """Biases of 0, whatever the fan-in."""
+    return nn.initializers.zeros
+
+
+def uniform_bias(fan_in):
+    """Biases uniform in +-fan_in^-1/2, as torch draws those of its linear layers and convolutions."""
+    bound = fan_in**-0.5
+    return lambda key, shape, dtype: jax.random.uniform(key, shape, dtype, -bound, bound)
+
+
+@dataclass(frozen=True)
+class Convention:
+    """What papers leave to their code. Weights move between code bases only if all of it agrees."""
+
+    sinusoid: Callable  # (t [b], width) -> [b width]
+    norm_eps: float
+    kernel_init: Callable
+    bias_init: Callable  # fan_in -> initialiser
+    halving: tuple[int, int]  # a stride-2 convolution's padding before and after, on both axes
+
+
+CONVENTIONS = {
+    # Ho et al. 2020. TensorFlow's SAME pads a stride-2 convolution at the bottom and right only.
+    "ddpm": Convention(
+        sinusoid=ddpm_sinusoid,
+        norm_eps=1e-6,
+        kernel_init=nn.initializers.variance_scaling(1.0, "fan_avg", "uniform"),
+        bias_init=zero_bias,
+        halving=(0, 1),
+    ),
+    # Nichol and Dhariwal 2021, Dhariwal and Nichol 2021: torch's defaults.
+    "adm": Convention(
+        sinusoid=adm_sinusoid,
+        norm_eps=1e-5,
+        kernel_init=nn.initializers.variance_scaling(1 / 3, "fan_in", "uniform"),
+        bias_init=uniform_bias,
+        halving=(1, 1),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Style:
+    """How one network's layers are made: each method applies one, named in the module that calls.
+
+    `zero` starts a layer at exact 0: the second convolution of a residual block, attention's output
+    and the network's last convolution, so that every block starts as its shortcut and the network
+    as 0. (DDPM's code draws these with variance scale 1e-10 instead; ADM's are exact.)
+    """
+
+    convention: Convention
+    groups: int
+    dtype: Any = jnp.float32
+
+    def norm(self, name, x, dtype=None):
+        # Flax's variance is E[x^2] - E[x]^2 in float32: half the time of two passes over x, and off by
+        # 2e-3 only where a group's mean is 30 times its deviation.
+        eps = self.convention.norm_eps
+        return nn.GroupNorm(self.groups, epsilon=eps, dtype=dtype or self.dtype, name=name)(x)
+
+    def dense(self, name, x, features, zero=False, dtype=None):
+        inits = self._inits(x.shape[-1], zero)
+        return nn.Dense(features, dtype=dtype or self.dtype, name=name, **inits)(x)
+
+    def conv(self, name, x, features, stride=1, zero=False, dtype=None):
+        """A 3x3 convolution, [b h w c] -> [b h/stride w/stride features], of stride 1 or 2."""
+        padding = [(1, 1) if stride == 1 else self.convention.halving] * 2
+        inits = self._inits(9 * x.shape[-1], zero)
+        dtype = dtype or self.dtype
+        return nn.Conv(features, (3, 3), stride, padding, dtype=dtype, name=name, **inits)(x)
+
+    def _inits(self, fan_in, zero):
+        if zero:
+            return dict(kernel_init=nn.initializers.zeros, bias_init=nn.initializers.zeros)
+        convention = self.convention
+        return dict(kernel_init=convention.kernel_init, bias_init=convention.bias_init(fan_in))
+
+
+def same(x):
+    return x
+
+
+def halve(x):
+    """Means over 2x2 pixels. [b h w c] -> [b h/2 w/2 c]."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // 2, 2, w // 2, 2, c).mean((2, 4))
+
+
+def double(x):
+    """Each pixel four times (nearest neighbour). [b h w c] -> [b 2h 2w c]."""
+    return x.repeat(2, axis=1).repeat(2, axis=2)
+
+
+class ResBlock(nn.Module):
+    """norm, swish, convolution, twice, over a shortcut (DDPM, appendix B); ADM's variants by flags.
+
+    scale_shift: the embedding scales and shifts the second norm (ADM's AdaGN), else it is
+    added before it. resample: `halve` or `double` both branches (BigGAN's block). dropout: a rate,
+    0 outside training. Called with x [b h w c] and emb [b d], returns [b h' w' features].
+    """
+
+    style: Style
+    features: int
+    scale_shift: bool
+    dropout: float
+    resample: Callable = same
+
+    @nn.compact
+    def __call__(self, x, emb):
+        style = self.style
+        h = self.resample(nn.silu(style.norm("norm_1", x)))
+        h = style.conv("conv_1", h, self.features)
+        h = nn.silu(self._condition(h, emb))
+        h = nn.Dropout(self.dropout, deterministic=False)(h)
+        h = style.conv("conv_2", h, self.features, zero=True)
+        x = self.resample(x)
+        if x.shape[-1] != self.features:
+            x = style.dense("shortcut", x, self.features)
+        return x + h
+
+    @nn.nowrap
+    def _condition(self, h, emb):
+        style, width = self.style, self.features
+        emb = style.dense("embedding", emb, 2 * width if self.scale_shift else width)
+        emb = emb[:, None, None, :]
+        if not self.scale_shift:
+            return style.norm("norm_2", h + emb)
+        scale, shift = jnp.split(emb, 2, axis=-1)
+        return style.norm("norm_2", h) * (1 + scale) + shift
+
+
+class Attention(nn.Module):
+    """Self-attention over all pixels, added to x [b h w c]; logits scaled by (c / heads)^-1/2.
+
+    query, key and value are separate [c, heads * c/heads] kernels, heads outermost, so that imported
+    weights only need slicing: DDPM's as they are; of ADM's fused rows, [3, heads, c/heads] in the new
+    attention order and [heads, 3, c/heads] in the legacy one.
+    """
+
+    style: Style
+    heads: int
+
+    @nn.compact
+    def __call__(self, x):
+        b, h, w, c = x.shape
+        style = self.style
+        y = style.norm("norm", x).reshape(b, h * w, c)
+        names = ("query", "key", "value")
+        split = (b, h * w, self.heads, c // self.heads)
+        q, k, v = (style.dense(name, y, c).reshape(split) for name in names)
+        # Logits and softmax are float32 under bfloat16 here, which an einsum of one's own must say.
+        y = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
+        return x + style.dense("out", y, c, zero=True)

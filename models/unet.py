@@ -1,0 +1,221 @@
+"""The U-Net of DDPM (Ho et al. 2020) and of ADM (Dhariwal and Nichol 2021): one module for both."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax.numpy as jnp
+
+from models.layers import CONVENTIONS, Attention, ResBlock, Style, double, halve, same
+
+
+class UNet(nn.Module):
+    """A U-Net whose level i has images of size / 2^i and `multipliers[i] * channels` channels.
+
+    size: nominal side of the training images. It alone decides where attention stands and what the
+        blocks are called (`down_32_0`), so that a network trained on crops runs on whole images.
+    out_channels: the image's channels, or twice as many for a learned variance (ADM).
+    blocks: residual blocks a level on the way down; one more on the way up.
+    attention: sizes of the levels with attention after each block. The middle always has one.
+    num_heads: attention heads, where head_channels (channels a head) is 0.
+    scale_shift: the embedding scales and shifts norms (ADM) rather than being added (DDPM).
+    resample: 'conv' (DDPM: of stride 2; nearest x2, then 3x3) or 'block' (in residual blocks, ADM).
+    convention: 'ddpm' or 'adm': sinusoid, norm eps, initialisers, padding (layers.CONVENTIONS).
+    num_labels: rows of the label embedding, that of a null label included. 0: no labels.
+    groups: of every norm.
+    remat: recompute each block in the backward pass, for memory.
+    dtype: what the blocks compute in, 'float32' or 'bfloat16'. Parameters, norm statistics, the
+        noise level's embedding and the output layer are float32 in both.
+
+    Raises ValueError when constructed, so before any compilation, if fields contradict each other.
+    """
+
+    size: int
+    out_channels: int
+    channels: int
+    multipliers: tuple[float, ...]
+    blocks: int
+    attention: tuple[int, ...]
+    num_heads: int = 1
+    head_channels: int = 0
+    scale_shift: bool = False
+    resample: str = "conv"
+    convention: str = "ddpm"
+    num_labels: int = 0
+    dropout: float = 0.0
+    groups: int = 32
+    remat: bool = False
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        super().__post_init__()
+        for check in (_check_values, _check_levels, _check_widths, _check_heads):
+            check(self)
+
+    @nn.compact
+    def __call__(self, x, noise_input, cond, train=False):
+        """Map x [b h w c] and noise_input [b] float32 (DDPM: the raw index 0..999) to an output.
+
+        cond: 'label' int32 [b] if num_labels > 0 (JAX reports no bad index: a label past the last row
+        turns its image into NaN, and -1 means the last row); 'low_res' [b h w c'], already at x's
+        size, joins x's channels (super-resolution). Other keys are left alone.
+        train: dropout, drawn from rngs={'dropout': key}. Returns [b h w out_channels] float32.
+        Raises ValueError for sides that the levels cannot halve, and for a missing label.
+        """
+        _check_input(self, x, cond)
+        emb = self._embed(noise_input, cond)
+        resnet = partial(self._resnet, emb, train)
+        levels = self.levels
+        if "low_res" in cond:
+            x = jnp.concatenate([x, cond["low_res"]], axis=-1)
+
+        x = self._style.conv("conv_in", x, levels[0][1])
+        skips = [x]
+        for size, width in levels:
+            for i in range(self.blocks):
+                x = resnet(f"down_{size}_{i}", x, width)
+                x = self._attend(f"down_{size}_{i}_attention", x, size)
+                skips.append(x)
+            if size != levels[-1][0]:
+                x = self._halve(resnet, f"down_{size}_resample", x)
+                skips.append(x)
+
+        x = resnet("mid_0", x, width)
+        x = self._attend("mid_attention", x)
+        x = resnet("mid_1", x, width)
+
+        for size, width in reversed(levels):
+            for i in range(self.blocks + 1):
+                x = resnet(f"up_{size}_{i}", jnp.concatenate([x, skips.pop()], axis=-1), width)
+                x = self._attend(f"up_{size}_{i}_attention", x, size)
+            if size != self.size:
+                x = self._double(resnet, f"up_{size}_resample", x)
+
+        x = nn.silu(self._style.norm("norm_out", x, jnp.float32))
+        return self._style.conv("conv_out", x, self.out_channels, zero=True, dtype=jnp.float32)
+
+    @property
+    def _style(self):
+        return Style(CONVENTIONS[self.convention], self.groups, jnp.dtype(self.dtype))
+
+    @property
+    def levels(self):
+        """(nominal size, channels) of each level, from the images down."""
+        return [(self.size >> i, int(m * self.channels)) for i, m in enumerate(self.multipliers)]
+
+    @nn.nowrap
+    def _embed(self, noise_input, cond):
+        """swish of the embedding [b 4 channels], as every block wants it; float32."""
+        style, width = self._style, 4 * self.channels
+        emb = style.convention.sinusoid(noise_input, self.channels)
+        emb = nn.silu(style.dense("time_1", emb, width, dtype=jnp.float32))
+        emb = style.dense("time_2", emb, width, dtype=jnp.float32)
+        if self.num_labels:
+            normal = nn.initializers.normal(1.0)
+            rows = nn.Embed(self.num_labels, width, embedding_init=normal, name="label")
+            emb = emb + rows(cond["label"])
+        return nn.silu(emb)
+
+    @nn.nowrap
+    def _resnet(self, emb, train, name, x, width, resample=same):
+        block = nn.remat(ResBlock) if self.remat else ResBlock
+        dropout = self.dropout if train else 0.0
+        return block(self._style, width, self.scale_shift, dropout, resample, name=name)(x, emb)
+
+    @nn.nowrap
+    def _attend(self, name, x, size=None):
+        """Attention, in the middle (no size) and at the sizes that have it; x itself elsewhere."""
+        if size not in (None, *self.attention):
+            return x
+        block = nn.remat(Attention) if self.remat else Attention
+        return block(self._style, self._heads(x.shape[-1]), name=name)(x)
+
+    @nn.nowrap
+    def _heads(self, width):
+        return width // self.head_channels if self.head_channels else self.num_heads
+
+    @nn.nowrap
+    def _halve(self, resnet, name, x):
+        if self.resample == "block":
+            return resnet(name, x, x.shape[-1], halve)
+        return self._style.conv(name, x, x.shape[-1], stride=2)
+
+    @nn.nowrap
+    def _double(self, resnet, name, x):
+        if self.resample == "block":
+            return resnet(name, x, x.shape[-1], double)
+        return self._style.conv(name, double(x), x.shape[-1])
+
+
+CHOICES = {
+    "resample": ("conv", "block"),
+    "convention": tuple(CONVENTIONS),
+    "dtype": ("float32", "bfloat16"),
+}
+
+LEAST = dict(size=1, out_channels=1, channels=4, blocks=1, num_heads=1, groups=1)
+LEAST |= dict(head_channels=0, num_labels=0)
+
+
+def _check_values(net):
+    for key, choices in CHOICES.items():
+        if getattr(net, key) not in choices:
+            raise ValueError(f"{key} is {getattr(net, key)!r}: choose from {choices}")
+    for key, least in LEAST.items():
+        if getattr(net, key) < least:
+            raise ValueError(f"{key} is {getattr(net, key)}: give at least {least}")
+    if not 0 <= net.dropout < 1:
+        raise ValueError(f"dropout is {net.dropout}: give a rate in [0, 1)")
+
+
+def _check_levels(net):
+    sizes = [size for size, _ in net.levels]
+    if not sizes:
+        raise ValueError("multipliers is empty: give one number a level")
+    halvings = len(sizes) - 1
+    if net.size % 2**halvings:
+        raise ValueError(
+            f"size is {net.size}, which {len(sizes)} multipliers halve {halvings} times: "
+            f"give a multiple of {2**halvings}, or fewer multipliers"
+        )
+    if missing := sorted(set(net.attention) - set(sizes)):
+        raise ValueError(f"attention is at {missing}, which is no level: choose from {sizes}")
+
+
+def _check_widths(net):
+    if net.channels % 2:
+        raise ValueError(f"channels is {net.channels}: give an even number, for sin and cos")
+    for size, width in net.levels:
+        if not width or width % net.groups:
+            raise ValueError(
+                f"groups is {net.groups}, which does not divide the {width} channels of level {size} "
+                f"(channels {net.channels}): change groups, channels or multipliers"
+            )
+
+
+def _check_heads(net):
+    if net.head_channels and net.num_heads > 1:
+        raise ValueError(
+            f"num_heads is {net.num_heads} and head_channels is {net.head_channels}: "
+            "give one of them (num_heads 1 and head_channels 0 leave it to the other)"
+        )
+    key = "head_channels" if net.head_channels else "num_heads"
+    divisor = getattr(net, key)
+    middle = net.levels[-1][0]
+    for size, width in net.levels:
+        if size in (middle, *net.attention) and width % divisor:
+            raise ValueError(
+                f"{key} is {divisor}, which does not divide the {width} channels of the attention "
+                f"at {size}: give a divisor of {width}"
+            )
+
+
+def _check_input(net, x, cond):
+    multiple = 2 ** (len(net.levels) - 1)
+    b, h, w, c = x.shape
+    if h % multiple or w % multiple:
+        raise ValueError(
+            f"images are {h} x {w}, which {len(net.levels)} multipliers cannot halve: "
+            f"give sides that are multiples of {multiple}"
+        )
+    if net.num_labels and "label" not in cond:
+        raise ValueError(f"num_labels is {net.num_labels}, but cond has no 'label': {sorted(cond)}")

@@ -1,0 +1,322 @@
+"""What main.py can do: train, sample, evaluate. Each takes the config and the flags."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from absl import logging
+from clu import parameter_overview
+from etils import epath
+
+import workdir as records
+from evaluation.images import make_grid, save_png, to_uint8
+from evaluation.results import Result
+from evaluation.small_images import ImageSet, judge
+from experiment import Experiment, Settings, build
+from input_pipeline import facts
+from training import ema, sharding
+from training.checkpoint import Checkpoints, absolute
+from training.loop import Hook, Options
+from training.loop import train as run_loop
+from training.metrics import Writer, write_json
+from training.objective import METRIC_LABELS
+from training.warm_start import warm_start
+
+
+def train(config, flags) -> None:
+    """Trains to config.train.steps, from the workdir's latest checkpoint if it has one."""
+    began = time.perf_counter()
+    workdir = epath.Path(absolute(flags.workdir))
+    experiment = build(config)
+    changed = {}
+    if (workdir / "config.json").exists():
+        changed = records.check_resume(config, records.read_config(workdir), flags.allow_config_change)
+    data = facts(experiment.source(config.data.train_split))
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
+    state, start = first_state(config, experiment, checkpoints)
+    records.write_config(workdir, config)
+    records.record_start(workdir, mode="train", step=start, changed=changed, data=data)
+
+    writer = Writer(workdir, step=start)
+    writer.write_hparams(records.flatten(config))
+    writer.write_texts(start, {"parameters": parameter_overview.get_parameter_overview(state.params)})
+    parameters = parameter_overview.count_parameters(state.params)
+    seconds = time.perf_counter() - began
+    logging.info(
+        "%s parameters, step %d to %d, set up in %.1f s",
+        f"{parameters:,}",
+        start,
+        config.train.steps,
+        seconds,
+    )
+    options = Options(
+        steps=config.train.steps,
+        batch_size=config.train.batch_size,
+        log_every=config.log.every,
+        checkpoint_every=config.checkpoint.every,
+        max_skipped=config.optim.max_skipped,
+        profile_from=config.log.profile_from,
+        metric_labels=METRIC_LABELS,
+    )
+    hooks = (
+        sample_hook(config, experiment, workdir, writer),
+        validation_hook(config, experiment, workdir, writer),
+    )
+    batches = experiment.batches(start)
+    run_loop(state, None, experiment.train_step, batches, checkpoints, writer, workdir, hooks, options)
+    writer.close()
+    checkpoints.close()
+    skipped = experiment.source(config.data.train_split).skipped()
+    write_json(
+        workdir / "done.json", {"steps": config.train.steps, "at": records.now(), "skipped_images": skipped}
+    )
+    logging.info("done: %d steps, everything lies in %s", config.train.steps, workdir)
+
+
+def first_state(config, experiment: Experiment, checkpoints: Checkpoints):
+    """(state, step): the latest checkpoint's, or a new one, warm-started where the config says from what."""
+    step = checkpoints.latest()
+    if step is not None:
+        logging.info("resuming from checkpoint %d", step)
+        return checkpoints.restore(step, experiment.abstract), step
+    state = experiment.init()
+    if config.init_from:
+        state = warm_start(state, config.init_from, config.init_weights, config.init_pattern)
+    return state, 0
+
+
+def sample_hook(config, experiment: Experiment, workdir, writer) -> Hook:
+    """A grid of samples under the first average: samples/step_00001000.png."""
+    seeds = np.arange(config.sampling.grid_images)
+    name = ema.name(config.ema.decays[0])
+
+    def path(step):
+        return workdir / "samples" / f"step_{step:08}.png"
+
+    def run(step, state, check):
+        labels = training_labels(experiment, config, seeds)
+        images = draw(experiment, config, state.ema[name], seeds, labels, sampling_settings(config), check)
+        save_png(path(step), make_grid(images))
+        writer.write_images(step, {"samples": make_grid(images)})
+
+    return Hook(config.log.samples_every, run, lambda step: path(step).exists())
+
+
+def validation_hook(config, experiment: Experiment, workdir, writer) -> Hook:
+    """The deterministic validation loss, of the parameters and of each average."""
+
+    def run(step, state, check):
+        weights = {"raw": state.params, **state.ema}
+        values = {
+            f"validation_loss/{name}": experiment.validation_loss(w, check) for name, w in weights.items()
+        }
+        writer.write_scalars(step, values)
+        logging.info("step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+
+    def done(step):
+        lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        return any(line["step"] == step and "validation_loss/raw" in line for line in lines)
+
+    return Hook(config.log.validation_every, run, done)
+
+
+def sampling_settings(config, flags=None) -> Settings:
+    """config.sampling, overridden by the flags that were given."""
+    section = config.sampling
+    settings = Settings(section.sampler, section.steps, section.grid, section.guidance, section.threshold)
+    given = {} if flags is None else {key: flags[key].value for key in ("sampler", "steps", "guidance")}
+    return settings._replace(**{key: value for key, value in given.items() if value is not None})
+
+
+def draw(experiment: Experiment, config, params, seeds, labels, settings, check=lambda: None) -> np.ndarray:
+    """uint8 [n h w c]: image i of seeds[i] and labels[i] (None without labels), in equal batches, the last padded."""
+    size = -(-min(config.sampling.batch_size, len(seeds)) // experiment.mesh.size) * experiment.mesh.size
+    images = []
+    for first in range(0, len(seeds), size):
+        check()
+        part = np.arange(first, first + size).clip(max=len(seeds) - 1)
+        batch = {"seeds": np.asarray(seeds, np.uint32)[part]}
+        if labels is not None:
+            batch["label"] = np.asarray(labels, np.int32)[part]
+        batch = sharding.put_batch(batch, experiment.mesh)
+        drawn = experiment.sample(params, batch.pop("seeds"), batch, settings)
+        images.append(to_uint8(np.asarray(drawn)))
+    return np.concatenate(images)[: len(seeds)]
+
+
+GOLDEN = (5**0.5 - 1) / 2
+
+
+def spread_labels(counts, seeds) -> np.ndarray:
+    """Labels in the proportions of `counts`, a function of the seed alone.
+
+    The seeds walk a Weyl sequence through the cumulative proportions, so that any run of consecutive seeds has the
+    proportions to within a few images, however many are drawn.
+    """
+    u = np.asarray(seeds, np.float64) * GOLDEN % 1
+    edges = np.cumsum(counts) / np.sum(counts)
+    return np.searchsorted(edges[:-1], u, side="right").astype(np.int32)
+
+
+def training_labels(experiment: Experiment, config, seeds) -> np.ndarray | None:
+    """Labels as the training set has them, uniform where it does not say; None without labels."""
+    if config.task.name != "class":
+        return None
+    counts = experiment.source(config.data.train_split).label_counts
+    return spread_labels(np.ones(config.data.classes) if counts is None else counts, seeds)
+
+
+def asked_labels(label: str | None, config, workdir, seeds) -> tuple[np.ndarray | None, str]:
+    """(labels, where they come from) for --label: a number, 'balanced', or None for the training set's proportions."""
+    classes = config.data.classes
+    if config.task.name != "class":
+        if label is not None:
+            raise ValueError(f"--label={label}: this model is unconditional (task.name={config.task.name})")
+        return None, "none"
+    if label == "balanced":
+        return spread_labels(np.ones(classes), seeds), "balanced"
+    if label is not None:
+        if not label.isdigit() or int(label) >= classes:
+            raise ValueError(f"--label={label} must be 'balanced' or a number from 0 to {classes - 1}")
+        return np.full(len(seeds), int(label), np.int32), "given"
+    counts = records.last_start(workdir, "train").get("data", {}).get("label_counts")
+    return spread_labels(counts or np.ones(classes), seeds), "training set's" if counts else "uniform"
+
+
+class Weights(NamedTuple):
+    """Restored parameters and where they are from."""
+
+    params: dict
+    step: int
+    name: str
+
+
+def restored(config, experiment: Experiment, workdir, flags) -> Weights:
+    """The weights that --checkpoint and --ema ask for; the latest and the config's first average by default."""
+    checkpoints = Checkpoints(workdir, read_only=True)
+    step = checkpoints.latest() if flags.checkpoint is None else flags.checkpoint
+    if step is None:
+        raise ValueError(f"no checkpoint in {workdir} yet: train first, or name another --workdir")
+    name = flags.ema or ema.name(config.ema.decays[0])
+    params = checkpoints.restore_weights(step, name, experiment.abstract.params)
+    return Weights(params, step, name)
+
+
+def sample(config, flags) -> None:
+    """Draws --num images into OUT/samples.npz, grid.png and settings.json."""
+    workdir = epath.Path(absolute(flags.workdir))
+    experiment = build(config)
+    settings = sampling_settings(config, flags)
+    seeds = flags.seed + np.arange(flags.num)
+    labels, source = asked_labels(flags.label, config, workdir, seeds)
+    weights = restored(config, experiment, workdir, flags)
+    out = epath.Path(absolute(flags.out)) if flags.out else workdir / "samples" / f"sample_{weights.step:08}"
+    began = time.perf_counter()
+    images = draw(experiment, config, weights.params, seeds, labels, settings)
+    seconds = time.perf_counter() - began
+    write_samples(out, images, labels, seeds)
+    save_png(out / "grid.png", make_grid(images[:64]))
+    facts = provenance(config, weights, settings, flags) | {"num": flags.num, "labels": source}
+    write_json(out / "settings.json", facts)
+    logging.info("%d images in %.1f s (compilation included): %s", flags.num, seconds, out / "grid.png")
+
+
+def write_samples(out, images, labels, seeds) -> None:
+    """samples.npz, or numbered shards of at most SHARD_BYTES of pixels each."""
+    out.mkdir(parents=True, exist_ok=True)
+    labels = np.full(len(seeds), -1, np.int32) if labels is None else labels
+    per_shard = max(1, SHARD_BYTES // images[0].nbytes)
+    starts = range(0, len(images), per_shard)
+    for shard, start in enumerate(starts):
+        part = slice(start, start + per_shard)
+        name = "samples.npz" if len(starts) == 1 else f"samples_{shard:05}_of_{len(starts):05}.npz"
+        with (out / name).open("wb") as file:
+            np.savez(file, images=images[part], labels=labels[part], seeds=seeds[part])
+
+
+SHARD_BYTES = 2 * 10**9
+
+
+def provenance(config, weights: Weights, settings: Settings, flags) -> dict:
+    """What a picture or a number depends on."""
+    return {
+        "checkpoint": weights.step,
+        "ema": weights.name,
+        "seed": flags.seed,
+        **settings._asdict(),
+        "schedule": config.diffusion.schedule,
+        "prediction": config.diffusion.prediction,
+        "dtype": config.model.dtype,
+        "to_uint8": "round",
+        "data": {key: config.data[key] for key in ("name", "dataset", "shape", "preprocess")},
+        "git": records.git_state(),
+        "command": records.sys.argv,
+        "at": records.now(),
+    }
+
+
+def evaluate(config, flags) -> None:
+    """Runs the config's evaluators and writes evaluation.json, the settings beside every number."""
+    workdir = epath.Path(absolute(flags.workdir))
+    experiment = build(config)
+    settings = sampling_settings(config, flags)
+    weights = restored(config, experiment, workdir, flags)
+    out = epath.Path(absolute(flags.out)) if flags.out else workdir
+    results = {}
+    for evaluator in config.evaluation.evaluators:
+        if evaluator not in EVALUATORS:
+            choices = ", ".join(sorted(EVALUATORS))
+            raise ValueError(f"evaluation.evaluators: {evaluator!r} is unknown; choose from {choices}")
+    for evaluator in config.evaluation.evaluators:
+        for name, result in EVALUATORS[evaluator](config, experiment, weights, settings, flags.seed):
+            results[name] = result.as_dict()
+            logging.info("%s  %.4f", name, result.value)
+    report = {"results": results, "settings": provenance(config, weights, settings, flags)}
+    write_json(out / "evaluation" / f"step_{weights.step:08}.json", report)
+    write_json(out / "evaluation.json", report)
+    logging.info("judged: %s", out / "evaluation.json")
+
+
+def evaluate_validation_loss(config, experiment, weights, settings, seed) -> Iterator[tuple[str, Result]]:
+    """The deterministic validation loss on the evaluation split."""
+    section = config.evaluation
+    held_out = experiment.source(config.data.eval_split)
+    facts = {
+        "split": config.data.eval_split,
+        "n": min(section.validation_images, held_out.size),
+        "draws": section.validation_draws,
+        "weighting": config.diffusion.weighting,
+    }
+    yield "validation_loss", Result(experiment.validation_loss(weights.params), facts)
+
+
+def evaluate_small_images(config, experiment, weights, settings, seed) -> Iterator[tuple[str, Result]]:
+    """The judgement of evaluation/small_images.py, on config.evaluation.samples images with the training set's labels."""
+    seeds = seed + np.arange(config.evaluation.samples)
+    labels = training_labels(experiment, config, seeds)
+    began = time.perf_counter()
+    images = draw(experiment, config, weights.params, seeds, labels, settings)
+    yield (
+        "sampling_seconds",
+        Result(time.perf_counter() - began, {"n": len(seeds), "compilation": "included"}),
+    )
+    real = [
+        everything(experiment.source(split), labels)
+        for split in (config.data.train_split, config.data.eval_split)
+    ]
+    yield from judge(ImageSet(images, labels), *real)
+
+
+def everything(source, labels) -> ImageSet:
+    """All readable images of a source, labelled if the samples are."""
+    batch = source.read(np.arange(source.size))
+    kept = batch["valid"]
+    return ImageSet(batch["image"][kept], None if labels is None else batch["label"][kept])
+
+
+EVALUATORS: dict[str, Callable] = {
+    "validation_loss": evaluate_validation_loss,
+    "small_images": evaluate_small_images,
+}

@@ -1,0 +1,159 @@
+"""The composition root: names become objects, and what cannot be is refused in one line before any compilation."""
+
+import jax
+import numpy as np
+import pytest
+
+import modes
+from configs import digits
+from experiment import Settings, build, parse_call
+
+
+def config(**sections):
+    made = digits.get_config("tiny")
+    for section, values in sections.items():
+        made[section].update(values)
+    return made
+
+
+@pytest.fixture(scope="module")
+def built():
+    experiment = build(config())
+    return experiment, experiment.init()
+
+
+SETTINGS = Settings("ddim(eta=0.0)", 2, "trailing", 2.0, "static")
+
+
+def draw(built, seeds, labels, settings=SETTINGS, batch_size=8):
+    experiment, state = built
+    made = config(sampling={"batch_size": batch_size})
+    return modes.draw(experiment, made, state.params, seeds, labels, settings)
+
+
+BAD = {
+    "diffusion.schedule='linaer' is unknown; choose from": {"diffusion": {"schedule": "linaer"}},
+    "diffusion.schedule: linear: .*'step'.*it takes steps, first, last": {
+        "diffusion": {"schedule": "linear(step=10)"}
+    },
+    "diffusion.schedule='linear.10.' is not of the form": {"diffusion": {"schedule": "linear(10)"}},
+    "diffusion.prediction='epsilon' is unknown; choose from eps": {"diffusion": {"prediction": "epsilon"}},
+    "diffusion.weighting='min-snr' is": {"diffusion": {"weighting": "min-snr"}},
+    "model.name='unnet' is unknown; choose from unet": {"model": {"name": "unnet"}},
+    "num_heads is 7, which does not divide": {"model": {"num_heads": 7}},
+    "multipliers halve 2 times": {"model": {"multipliers": (1, 2, 2)}, "data": {"shape": (6, 6, 1)}},
+    "task.name='clas' is unknown; choose from class, unconditional": {"task": {"name": "clas"}},
+    "task.drop=1.5 is a share": {"task": {"drop": 1.5}},
+    "optim.name='sgd' is unknown; choose from adam, adamw": {"optim": {"name": "sgd"}},
+    "weight_decay=0.1 has no place in adam": {"optim": {"weight_decay": 0.1}},
+    "optim.accumulate=0 must be 1 or more": {"optim": {"accumulate": 0}},
+    r"train.batch_size=12 does not divide over 8 parts \(8 devices x 1": {"train": {"batch_size": 12}},
+    r"train.batch_size=24 does not divide over 16 parts": {
+        "train": {"batch_size": 24},
+        "optim": {"accumulate": 2},
+    },
+    "data.name='digit' is unknown; choose from": {"data": {"name": "digit"}},
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_what_cannot_be_built_is_refused_in_one_line(message):
+    with pytest.raises(ValueError, match=message) as refused:
+        build(config(**BAD[message]))
+    assert "\n" not in str(refused.value)
+
+
+BAD_SETTINGS = {
+    "sampling.sampler='ddimm' is unknown; choose from": {"sampler": "ddimm"},
+    "sampling.sampler: ddim: .*'etta'": {"sampler": "ddim(etta=0.0)"},
+    "eta: got 2.0": {"sampler": "ddim(eta=2.0)"},
+    "sampling.grid='leading' is unknown": {"grid": "leading"},
+    "steps: got 2000": {"steps": 2000},
+    "sampling.threshold='clip' is unknown; choose from dynamic, static": {"threshold": "clip"},
+    "guidance nan must be a finite number": {"guidance": float("nan")},
+}
+
+
+@pytest.mark.parametrize("message", BAD_SETTINGS)
+def test_what_cannot_be_sampled_is_refused_in_one_line(built, message):
+    with pytest.raises(ValueError, match=message) as refused:
+        draw(built, np.arange(8), np.zeros(8), SETTINGS._replace(**BAD_SETTINGS[message]))
+    assert "\n" not in str(refused.value)
+
+
+def test_guidance_needs_a_network_that_was_trained_without_its_condition(built):
+    unguided = config(task={"drop": 0.0})
+    experiment = build(unguided)
+    with pytest.raises(ValueError, match="needs a network trained with task.drop > 0"):
+        modes.draw(experiment, unguided, None, np.arange(8), np.zeros(8), SETTINGS)
+
+
+@pytest.mark.parametrize("text", ["ddim(eta=0.5)", "ddim( eta = 0.5 )"])
+def test_a_call_is_a_name_and_literal_arguments(text):
+    call = parse_call(text, "k")
+    assert call.name == "ddim" and call.arguments == {"eta": 0.5}
+
+
+@pytest.mark.parametrize(
+    "text", ["", "ddim(0.5)", "ddim(eta=", "a.b()", "ddim(eta=open('x'))", "1", "f()()", "*"]
+)
+def test_nothing_else_is_evaluated(text):
+    with pytest.raises(ValueError, match="k=.* is not of the form"):
+        parse_call(text, "k")
+
+
+def test_seed_i_is_image_i_whatever_the_batch(built):
+    labels = np.arange(24) % 10
+    whole = draw(built, np.arange(24), labels, batch_size=24)
+    for part in (slice(3, 7), slice(16, 24), slice(23, 24)):
+        alone = draw(built, np.arange(24)[part], labels[part], batch_size=8)
+        assert np.max(np.abs(alone.astype(int) - whole[part])) <= 1
+        assert np.mean(alone != whole[part]) < 0.02
+
+
+def test_one_program_serves_a_sweep_of_guidance_eta_and_seed(built):
+    jax.clear_caches()
+    draw(built, np.arange(8), np.zeros(8))
+    with jax.log_compiles(True):
+        import logging
+
+        records = []
+        handler = logging.Handler()
+        handler.emit = lambda record: records.append(record.getMessage())
+        logger = logging.getLogger("jax._src.interpreters.pxla")
+        logger.addHandler(handler)
+        for guidance, eta, seed in ((1.0, 0.0, 5), (3.5, 0.7, 9), (0.0, 1.0, 11)):
+            settings = SETTINGS._replace(guidance=guidance, sampler=f"ddim(eta={eta})")
+            draw(built, seed + np.arange(8), np.ones(8), settings)
+        logger.removeHandler(handler)
+    assert [line for line in records if "Compiling jit(program)" in line] == []
+
+
+def test_validation_loss_is_deterministic_and_independent_of_the_batch_size():
+    values = []
+    for size in (8, 16, 8):
+        made = config(train={"batch_size": size}, evaluation={"validation_images": 37, "validation_draws": 3})
+        experiment = build(made)
+        values.append(experiment.validation_loss(experiment.init().params))
+    assert values[0] == values[2] and np.isclose(values[0], values[1], rtol=1e-5)
+
+
+def test_an_untrained_network_has_loss_one_and_the_trivial_predictor_less(built):
+    experiment, state = built
+    batch = next(experiment.batches(0))
+    _, sums = experiment.train_step(jax.tree.map(lambda x: x.copy(), state), None, batch)
+    means = {
+        name: np.asarray(total) / np.maximum(np.asarray(count), 1) for name, (total, count) in sums.items()
+    }
+    assert abs(means["loss"] - 1) < 0.1 and means["trivial_loss"] < means["loss"]
+    totals, counts = sums["loss_at_logsnr"]
+    assert np.isclose(totals.sum(), sums["loss"][0], rtol=1e-5) and counts.sum() == 8
+
+
+@pytest.mark.parametrize("n", [10, 100, 1000])
+def test_labels_have_the_proportions_of_the_training_set_over_any_run_of_seeds(n):
+    counts = np.array([178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
+    for first in (0, 12345):
+        drawn = np.bincount(modes.spread_labels(counts, first + np.arange(n)), minlength=10)
+        assert np.all(np.abs(drawn - n * counts / counts.sum()) <= 3)
+    assert modes.spread_labels(counts, np.arange(n))[-1] == modes.spread_labels(counts, np.array([n - 1]))[0]

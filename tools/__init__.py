@@ -1,0 +1,1 @@
+"""Programs beside the main job, each run as `python -m tools.NAME`."""

@@ -1,0 +1,44 @@
+"""All that a run remembers, as arrays: what is not here is a function of the seed and the step."""
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+Params = Any
+
+
+@flax.struct.dataclass
+class TrainState:
+    """The whole checkpoint. `step` counts train steps taken, skipped updates included."""
+
+    step: jax.Array
+    params: Params
+    ema: dict[str, Params]  # by name
+    opt_state: optax.OptState
+    extra: dict[str, Any]  # seed, skipped, skipped_in_a_row, and what an objective keeps
+
+
+def new_state(
+    init: Callable[[jax.Array], Params],
+    optimiser: optax.GradientTransformation,
+    ema_names: tuple[str, ...],
+    seed: int,
+) -> TrainState:
+    """The state before the first step: `init(key)` makes the parameters; every average starts as a copy of them."""
+    params = init(jax.random.fold_in(jax.random.key(seed), INIT))
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(
+        step=zero,
+        params=params,
+        ema={name: jax.tree.map(jnp.copy, params) for name in ema_names},
+        opt_state=optimiser.init(params),
+        extra={"seed": jnp.uint32(seed), "skipped": zero, "skipped_in_a_row": zero},
+    )
+
+
+# Folded into the seed's key for the parameters; training steps fold in their number, which stays below it.
+INIT = 2**32 - 1

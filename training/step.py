@@ -1,0 +1,101 @@
+"""One train step, a pure function of (state, frozen, batch): keys from the step, gradient, update, averages."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from training import ema
+from training.optim import all_finite
+from training.state import TrainState
+
+# A metric is a (total, count) pair of arrays, so that micro-batches and windows of steps add up.
+Sums = dict[str, tuple[jax.Array, jax.Array]]
+# objective(params, frozen, keys [b], batch, dropout_key) -> (loss of each example [b], sums)
+Objective = Callable[[Any, Any, jax.Array, dict, jax.Array], tuple[jax.Array, Sums]]
+
+
+class Update(NamedTuple):
+    """How a gradient becomes the next state."""
+
+    optimiser: optax.GradientTransformation
+    ema_decays: tuple[float, ...]
+    ema_warmup: bool
+
+
+def step_keys(seed: jax.Array, step: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
+    """[n] keys of the examples and one for dropout: functions of (seed, step, example), whatever the machine."""
+    key = jax.random.fold_in(jax.random.key(seed), step)
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(n)), jax.random.fold_in(key, DROPOUT)
+
+
+def make_train_step(objective: Objective, update: Update, accumulate: int = 1) -> Callable:
+    """-> train_step(state, frozen, batch) -> (state, sums). batch['valid'] [b] masks examples out of the loss."""
+
+    def train_step(state: TrainState, frozen, batch):
+        n = batch["valid"].shape[0]
+        keys, dropout_key = step_keys(state.extra["seed"], state.step, n)
+        examples = jnp.maximum(batch["valid"].sum(), 1)
+
+        def loss(params, part, part_keys, part_key):
+            losses, sums = objective(params, frozen, part_keys, part, part_key)
+            total = jnp.where(part["valid"], losses, 0.0).sum()
+            sums = sums | {"loss": (total, part["valid"].sum())}
+            return total / examples, sums
+
+        gradient, sums = accumulated(
+            jax.grad(loss, has_aux=True), state.params, batch, keys, dropout_key, accumulate
+        )
+        state, norms = apply_update(state, gradient, update)
+        return state, sums | norms
+
+    return train_step
+
+
+def accumulated(gradient_of, params, batch, keys, dropout_key, parts: int):
+    """The gradient and the sums of `parts` micro-batches, added up one after the other.
+
+    Micro-batch j takes every parts-th example from j on, so that each device keeps to the examples it holds.
+    """
+    if parts == 1:
+        return gradient_of(params, batch, keys, dropout_key)
+
+    def split(x):
+        return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+    def add(carry, inputs):
+        part, part_keys, j = inputs
+        result = gradient_of(params, part, part_keys, jax.random.fold_in(dropout_key, j))
+        return jax.tree.map(jnp.add, carry, result), None
+
+    inputs = jax.tree.map(split, batch), split(keys), jnp.arange(parts)
+    first = jax.eval_shape(gradient_of, params, *jax.tree.map(lambda x: x[0], inputs[:2]), dropout_key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
+    return jax.lax.scan(add, zeros, inputs)[0]
+
+
+def apply_update(state: TrainState, gradient, update: Update) -> tuple[TrainState, Sums]:
+    """The state one step on. A non-finite gradient changes nothing but the counters of skipped updates."""
+    norm = optax.global_norm(gradient)
+    finite = all_finite(gradient)
+    updates, opt_state = update.optimiser.update(gradient, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    taken = state.step - state.extra["skipped"]
+    averages = ema.update_all(state.ema, params, update.ema_decays, taken, update.ema_warmup)
+
+    old = (state.params, state.opt_state, state.ema)
+    new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), (params, opt_state, averages), old)
+    skipped = 1 - finite.astype(jnp.int32)
+    extra = state.extra | {
+        "skipped": state.extra["skipped"] + skipped,
+        "skipped_in_a_row": (state.extra["skipped_in_a_row"] + skipped) * skipped,
+    }
+    state = TrainState(step=state.step + 1, params=new[0], opt_state=new[1], ema=new[2], extra=extra)
+    sums = {"gradient_norm": (jnp.where(finite, norm, 0.0), finite.astype(jnp.int32))}
+    return state, sums | {"skipped_in_a_row": (extra["skipped_in_a_row"], jnp.int32(1))}
+
+
+# Folded into the step's key beside the numbers of its examples, which stay below it.
+DROPOUT = 2**32 - 1

@@ -1,0 +1,76 @@
+"""Starting from another run's weights: whole or by name, with what was left out listed."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+from absl import logging
+
+from training.checkpoint import Checkpoints, named, part_name
+from training.state import TrainState
+
+
+def warm_start(state: TrainState, init_from: str, weights: str, pattern: str) -> TrainState:
+    """`state` with parameters, and every average, from DIR[:step]; optimiser and step stay new.
+
+    weights: the name of an average there, or 'raw'. Parameters whose name ('down_32_0/conv_1/kernel') matches
+    `pattern` (re.search) and whose shape agrees are taken; the rest keep their initial values and are listed.
+    Raises ValueError when nothing is taken.
+    """
+    directory, step = split_step(init_from)
+    checkpoints = Checkpoints(directory, read_only=True)
+    step = checkpoints.latest() if step is None else step
+    stored = checkpoints.metadata(step)
+    if weights not in checkpoints.weight_names(step):
+        raise ValueError(
+            f"init_weights={weights!r} is not in {directory}; choose from {', '.join(checkpoints.weight_names(step))}"
+        )
+    tree = stored["params"] if weights == "raw" else stored["ema"][weights]
+    loaded = flat(checkpoints.restore_weights(step, weights, abstract(tree)))
+    own = flat(state.params)
+    taken = {name for name in own.keys() & loaded.keys()
+             if re.search(pattern, name) and own[name].shape == loaded[name].shape}  # fmt: skip
+    if not taken:
+        raise ValueError(
+            f"init_from={init_from}: no parameter matches init_pattern={pattern!r} in name and shape"
+        )
+    report(init_from, step, weights, own, loaded, taken)
+
+    def choose(path, old):
+        name = join(path)
+        return jax.device_put(jnp.asarray(loaded[name], old.dtype), old.sharding) if name in taken else old
+
+    params = jax.tree.map_with_path(choose, state.params)
+    return state.replace(params=params, ema={name: jax.tree.map(jnp.copy, params) for name in state.ema})
+
+
+def report(origin: str, step: int, weights: str, own: dict, loaded: dict, taken: set) -> None:
+    logging.info(
+        "%s step %d (%s): %d of %d parameter arrays loaded", origin, step, weights, len(taken), len(own)
+    )
+    for what, names in {
+        "kept at their initial values": sorted(own.keys() - taken),
+        "there but not used": sorted(loaded.keys() - taken),
+    }.items():
+        if names:
+            logging.info("%s: %s", what, named(names, most=len(names)))
+
+
+def split_step(text: str) -> tuple[str, int | None]:
+    """'DIR:1000' -> ('DIR', 1000); 'gs://bucket/DIR' -> (itself, None)."""
+    directory, colon, step = text.rpartition(":")
+    return (directory, int(step)) if colon and step.isdigit() else (text, None)
+
+
+def abstract(metadata):
+    """Stored shapes as a restore target on this process's first device."""
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), metadata)
+
+
+def flat(tree) -> dict[str, jax.Array]:
+    return {join(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def join(path) -> str:
+    return "/".join(map(part_name, path))

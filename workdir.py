@@ -1,0 +1,131 @@
+"""What a run leaves beside its checkpoints: config.json, run.json, and the check that a resume means the same run."""
+
+import datetime
+import json
+import os
+import subprocess
+import sys
+from importlib import metadata
+
+import jax
+from etils import epath
+from ml_collections import ConfigDict, config_dict
+
+from training.metrics import write_json
+
+# Keys that shape the result; a resume must agree on them. Those under FREE are about where and how fast, not what.
+SHAPING = ("seed", "init_", "task", "data", "model", "diffusion", "optim", "ema", "train.batch_size")
+FREE = (
+    "data.path",
+    "data.workers",
+    "data.prefetch",
+    "data.max_bad_share",
+    "data.eval_split",
+    "model.remat",
+    "optim.accumulate",
+    "optim.max_skipped",
+)
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
+
+
+def flatten(config, prefix: str = "") -> dict:
+    """{'optim.learning_rate': 2e-4, ...} of a ConfigDict or the dict that JSON gave back; sequences are lists."""
+    flat = {}
+    for key, value in dict(config).items():
+        if isinstance(value, ConfigDict | dict):
+            flat |= flatten(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = list(value) if isinstance(value, tuple | list) else value
+    return flat
+
+
+def read_config(workdir: str) -> ConfigDict:
+    """The config of the run in `workdir`. Raises ValueError where there is none."""
+    path = epath.Path(workdir) / "config.json"
+    if not path.exists():
+        raise ValueError(
+            f"{path} is not there: give --config, or a --workdir in which a training was started"
+        )
+
+    def typed(value):
+        if isinstance(value, dict):
+            return {key: typed(entry) for key, entry in value.items()}
+        # Only numbers are optional in configs/base.py, so a null can be overridden by a float.
+        return (
+            config_dict.placeholder(float)
+            if value is None
+            else tuple(value)
+            if isinstance(value, list)
+            else value
+        )
+
+    return ConfigDict(typed(json.loads(path.read_text())))
+
+
+def write_config(workdir: str, config: ConfigDict) -> None:
+    write_json(epath.Path(workdir) / "config.json", config.to_dict())
+
+
+def differences(config, stored) -> dict[str, tuple]:
+    """{key: (stored value, value now)} of the keys on which two configs differ."""
+    now, then = flatten(config), flatten(stored)
+    keys = sorted(now.keys() | then.keys())
+    return {key: (then.get(key), now.get(key)) for key in keys if now.get(key) != then.get(key)}
+
+
+def check_resume(config, stored, allow: bool) -> dict[str, tuple]:
+    """All differences; ValueError listing those that shape the result, unless `allow`."""
+    found = differences(config, stored)
+    shaping = {key: pair for key, pair in found.items() if key.startswith(SHAPING) and key not in FREE}
+    if shaping and not allow:
+        listed = "; ".join(f"{key}: {then} -> {now}" for key, (then, now) in shaping.items())
+        raise ValueError(
+            f"the run in this workdir was started with another config ({listed}); use another --workdir, the old "
+            "values, or --allow_config_change"
+        )
+    return found
+
+
+def record_start(workdir: str, **facts) -> None:
+    """Appends this start to run.json: when, what code, which packages and devices, which command."""
+    path = epath.Path(workdir) / "run.json"
+    entries = json.loads(path.read_text()) if path.exists() else []
+    entries.append(
+        {
+            "started": now(),
+            "command": sys.argv,
+            "git": git_state(),
+            "python": sys.version.split()[0],
+            "packages": {name: metadata.version(name) for name in PACKAGES},
+            "devices": [str(device) for device in jax.devices()],
+            "processes": jax.process_count(),
+            **facts,
+        }
+    )
+    write_json(path, entries)
+
+
+def last_start(workdir: str, mode: str) -> dict:
+    """The newest entry of run.json that has this mode; {} if there is none."""
+    path = epath.Path(workdir) / "run.json"
+    entries = json.loads(path.read_text()) if path.exists() else []
+    return next((entry for entry in reversed(entries) if entry["mode"] == mode), {})
+
+
+def now() -> str:
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def git_state() -> dict:
+    """The commit of this code and whether tracked files differ from it; nulls outside a checkout."""
+
+    def git(*words):
+        here = os.path.dirname(os.path.abspath(__file__))
+        try:
+            result = subprocess.run(["git", "-C", here, *words], capture_output=True, text=True, timeout=10)
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    status = git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
