@@ -50,16 +50,15 @@ class Settings(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A small part named as it would be called."""
+    """A small part named as it would be called. Hashable, so that it can be fixed in a compiled program."""
 
     name: str
-    arguments: dict[str, Any]
+    arguments: tuple[tuple[str, Any], ...] = ()
 
     def split(self) -> tuple["Call", dict[str, float]]:
         """What is fixed in a program, and the floats, which are traced: a sweep over them compiles once."""
-        traced = {key: value for key, value in self.arguments.items() if isinstance(value, float)}
-        fixed = {key: value for key, value in self.arguments.items() if key not in traced}
-        return Call(self.name, fixed), traced
+        fixed = tuple((key, value) for key, value in self.arguments if not isinstance(value, float))
+        return self._replace(arguments=fixed), {k: v for k, v in self.arguments if isinstance(v, float)}
 
 
 def parse_call(text: str, key: str) -> Call:
@@ -67,10 +66,10 @@ def parse_call(text: str, key: str) -> Call:
     try:
         node = ast.parse(text, mode="eval").body
         if isinstance(node, ast.Name):
-            return Call(node.id, {})
+            return Call(node.id)
         if node.args:
             raise ValueError("positional argument")
-        return Call(node.func.id, {word.arg: ast.literal_eval(word.value) for word in node.keywords})
+        return Call(node.func.id, tuple((word.arg, ast.literal_eval(word.value)) for word in node.keywords))
     except (SyntaxError, ValueError, AttributeError):
         raise ValueError(f"{key}={text!r} is not of the form name or name(key=value, ...)") from None
 
@@ -82,18 +81,15 @@ def choose(table: dict, name: str, key: str):
 
 
 def construct(table: dict, call: Call, key: str, *given, **more):
-    """table[call.name](*given, **arguments); a wrong name or argument is a ValueError that says what is right."""
-    builder = choose(table, call.name, key)
+    """table[call.name](*given, **arguments, **more); a wrong name or argument is a ValueError that says what is."""
+    builder, arguments = choose(table, call.name, key), {**dict(call.arguments), **more}
+    signature = inspect.signature(builder)
     try:
-        inspect.signature(builder).bind(*given, **call.arguments, **more)
+        signature.bind(*given, **arguments)
     except TypeError as error:
-        taken = [
-            name for name in list(inspect.signature(builder).parameters)[len(given) :] if name not in more
-        ]
-        raise ValueError(
-            f"{key}: {call.name}: {error}; it takes {', '.join(taken) or 'no arguments'}"
-        ) from None
-    return builder(*given, **call.arguments, **more)
+        taken = [name for name in list(signature.parameters)[len(given) :] if name not in more]
+        raise ValueError(f"{key}: {call.name}: {error}; it takes {', '.join(taken) or 'no arguments'}") from None
+    return builder(*given, **arguments)
 
 
 def build(config) -> Experiment:
@@ -106,9 +102,7 @@ def build(config) -> Experiment:
 
     def apply(params, x, noise_input, cond, dropout_key=None):
         train, rngs = dropout_key is not None, {"dropout": dropout_key}
-        return module.apply(
-            {"params": params}, x, noise_input, cond, train=train, rngs=rngs if train else None
-        )
+        return module.apply({"params": params}, x, noise_input, cond, train=train, rngs=rngs if train else None)
 
     def init_params(key):
         x = jnp.zeros((1, *task.sample_shape))
@@ -119,10 +113,9 @@ def build(config) -> Experiment:
     names = tuple(map(ema.name, update.ema_decays))
     init = functools.partial(new_state, init_params, update.optimiser, names, config.seed)
     whole = sharding.replicated(mesh)
-    abstract = jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(init)
-    )
+    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(init))
     train_step = make_train_step(diffusion_objective(apply, task, diffusion), update, config.optim.accumulate)
+    held_out_losses = validation_losses(apply, task, diffusion, config.evaluation.validation_draws)
     source = build_source(config)
 
     def denoiser(params, cond):
@@ -138,11 +131,10 @@ def build(config) -> Experiment:
         init=jax.jit(init, out_shardings=whole),
         abstract=abstract,
         train_step=jax.jit(train_step, donate_argnums=0),
-        validation_loss=build_validation(config, source, mesh, validation_losses(
-            apply, task, diffusion, config.evaluation.validation_draws)),
+        validation_loss=build_validation(config, source, mesh, held_out_losses),
         denoiser=denoiser,
-        sample=build_sample(config, task, diffusion.schedule, denoiser, mesh),
-    )  # fmt: skip
+        sample=build_sample(config, task, diffusion.schedule, denoiser),
+    )
 
 
 def check_batches(config, mesh) -> None:
@@ -155,7 +147,7 @@ def check_batches(config, mesh) -> None:
 
 
 def build_task(config) -> Task:
-    call = Call(config.task.name, {"drop": config.task.drop, "flip": config.task.flip})
+    call = Call(config.task.name, (("drop", config.task.drop), ("flip", config.task.flip)))
     if not 0 <= config.task.drop <= 1:
         raise ValueError(f"task.drop={config.task.drop} is a share, in [0, 1]")
     return construct(TASKS, call, "task.name", tuple(config.data.shape), config.data.classes)
@@ -179,7 +171,7 @@ def build_model(config):
     labels = config.data.classes + (config.task.drop > 0) if config.task.name == "class" else 0
     return construct(
         MODELS,
-        Call(fields.pop("name"), fields),
+        Call(fields.pop("name"), tuple(fields.items())),
         "model.name",
         size=height,
         out_channels=channels * (2 if config.diffusion.learned_variance else 1),
@@ -191,19 +183,16 @@ def build_optimiser(config):
     section = config.optim
     rate = optim.learning_rate_schedule(section.learning_rate, section.warmup, section.decay_steps)
     builder = choose(optim.OPTIMISERS, section.name, "optim.name")
-    return optim.with_clipping(
-        builder(rate, section.b1, section.b2, section.eps, section.weight_decay), section.clip
-    )
+    return optim.with_clipping(builder(rate, section.b1, section.b2, section.eps, section.weight_decay), section.clip)
 
 
 def build_source(config) -> Callable[[str], Source]:
     """split -> Source, opened on first use. Raises ValueError where it is not what the config says."""
     section = config.data
     builder = choose(DATASETS, section.name, "data.name")
-    taken = inspect.signature(builder).parameters
-    options = {key: value for key, value in section.items() if key in taken}
-    if "labels" in taken:
-        options["labels"] = bool(section.classes)
+    # Builders name what they take; for tfds the set has a name of its own, and its folder is optional.
+    offered = {**section, "labels": bool(section.classes), "name": section.dataset, "data_dir": section.path or None}
+    options = {key: offered[key] for key in inspect.signature(builder).parameters if key in offered}
 
     @functools.cache
     def source(split: str) -> Source:
@@ -257,51 +246,58 @@ def processes() -> dict[str, int]:
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
-def build_sample(config, task: Task, schedule, denoiser, mesh) -> Callable:
-    """-> sample(params, seeds, cond, settings): one program for each combination of what cannot be traced."""
+def build_sample(config, task: Task, schedule, denoiser) -> Callable:
+    """-> sample(params, seeds, cond, settings) -> images: one program for each Plan, whatever the numbers."""
 
-    def program(params, seeds, cond, numbers, fixed):
-        sampler_call, steps, grid, guided, threshold_call = fixed
+    @functools.partial(jax.jit, static_argnames="plan")
+    def program(params, seeds, cond, numbers, plan: Plan):
         keys = jax.vmap(jax.random.key)(seeds)
-        if guided:
-            denoise = denoiser(params, guidance.paired(cond, task.null(cond)))
-            denoise = guidance.guide_pairs(denoise, numbers["guidance"])
+        if plan.guided:
+            pairs = guidance.paired(cond, task.null(cond))
+            denoise = guidance.guide_pairs(denoiser(params, pairs), numbers["guidance"])
         else:
             denoise = denoiser(params, cond)
-        if threshold_call:
-            wrap = functools.partial(guidance.THRESHOLDS[threshold_call[0]], **dict(threshold_call[1]))
-            denoise = wrap(denoise, schedule, **numbers["threshold"])
-        sampler = SAMPLERS[sampler_call[0]](schedule, **dict(sampler_call[1]), **numbers["sampler"])
+        if plan.threshold:
+            denoise = construct(
+                guidance.THRESHOLDS, plan.threshold, "threshold", denoise, schedule, **numbers["threshold"]
+            )
+        sampler = construct(SAMPLERS, plan.sampler, "sampler", schedule, **numbers["sampler"])
         x = sampling.prior(keys, task.sample_shape, schedule)
-        return task.restore(sampling.sample(keys, denoise, sampler, times.GRIDS[grid](schedule, steps), x))
-
-    compiled = jax.jit(program, static_argnames="fixed")
+        return task.restore(sampling.sample(keys, denoise, sampler, plan.grid(schedule, plan.steps), x))
 
     def sample(params, seeds, cond, settings: Settings):
-        fixed, numbers = resolve(config, schedule, settings)
-        return compiled(params, seeds, cond, numbers, fixed=fixed)
+        plan, numbers = plan_of(config, schedule, settings)
+        return program(params, seeds, cond, numbers, plan=plan)
 
     return sample
 
 
-def resolve(config, schedule, settings: Settings) -> tuple[tuple, dict]:
-    """Settings -> (what is fixed in the program, what is traced), each name and argument checked once, eagerly."""
-    if settings.guidance is not None and not config.task.drop:
-        raise ValueError(
-            f"guidance {settings.guidance} needs a network trained with task.drop > 0; this one has 0"
-        )
-    if settings.guidance is not None and not math.isfinite(settings.guidance):
+class Plan(NamedTuple):
+    """The part of Settings that is fixed in a program."""
+
+    sampler: Call
+    steps: int
+    grid: Callable
+    guided: bool
+    threshold: Call | None
+
+
+def plan_of(config, schedule, settings: Settings) -> tuple[Plan, dict]:
+    """Settings -> (what is fixed in the program, the numbers that are traced). Names and values are checked here."""
+    guided = settings.guidance is not None
+    if guided and not config.task.drop:
+        raise ValueError(f"guidance {settings.guidance} needs a network trained with task.drop > 0; this one has 0")
+    if guided and not math.isfinite(settings.guidance):
         raise ValueError(f"guidance {settings.guidance} must be a finite number")
-    choose(times.GRIDS, settings.grid, "sampling.grid")(schedule, settings.steps)
-    call = parse_call(settings.sampler, "sampling.sampler")
-    construct(SAMPLERS, call, "sampling.sampler", schedule)
-    sampler, numbers = call.split()
-    fixed = [(sampler.name, tuple(sampler.arguments.items())), settings.steps, settings.grid]
-    numbers = {"sampler": numbers, "guidance": settings.guidance, "threshold": {}}
-    fixed += [settings.guidance is not None, None]
+    grid = choose(times.GRIDS, settings.grid, "sampling.grid")
+    grid(schedule, settings.steps)
+    sampler = parse_call(settings.sampler, "sampling.sampler")
+    construct(SAMPLERS, sampler, "sampling.sampler", schedule)
+    sampler, sampler_numbers = sampler.split()
+    threshold, threshold_numbers = None, {}
     if settings.threshold != "none":
-        call = parse_call(settings.threshold, "sampling.threshold")
-        construct(guidance.THRESHOLDS, call, "sampling.threshold", lambda x, t: None, schedule)
-        threshold, numbers["threshold"] = call.split()
-        fixed[-1] = (threshold.name, tuple(threshold.arguments.items()))
-    return tuple(fixed), numbers
+        threshold = parse_call(settings.threshold, "sampling.threshold")
+        construct(guidance.THRESHOLDS, threshold, "sampling.threshold", None, schedule)
+        threshold, threshold_numbers = threshold.split()
+    numbers = {"guidance": settings.guidance, "sampler": sampler_numbers, "threshold": threshold_numbers}
+    return Plan(sampler, settings.steps, grid, guided, threshold), numbers

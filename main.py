@@ -13,17 +13,11 @@ flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 flags.DEFINE_string("workdir", None, "Where the run lies; may be a bucket.", required=True)
 flags.DEFINE_bool("allow_config_change", False, "Resume although keys that shape the result differ.")
 flags.DEFINE_integer("checkpoint", None, "sample, evaluate: the step to use; default the latest.")
-flags.DEFINE_string(
-    "ema", None, "sample, evaluate: the average to use, or 'raw'; default the config's first."
-)
+flags.DEFINE_string("ema", None, "sample, evaluate: the average to use, or 'raw'; default the config's first.")
 flags.DEFINE_integer("num", 64, "sample: how many images.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "sample, evaluate: image i has seed SEED + i.", lower_bound=0)
-flags.DEFINE_string(
-    "label", None, "sample: a label for all, or 'balanced'; default as the training set has them."
-)
-flags.DEFINE_string(
-    "sampler", None, "sample, evaluate: overrides config.sampling.sampler, e.g. 'ddim(eta=1.0)'."
-)
+flags.DEFINE_string("label", None, "sample: a label for all, or 'balanced'; default as the training set has them.")
+flags.DEFINE_string("sampler", None, "sample, evaluate: overrides config.sampling.sampler, e.g. 'ddim(eta=1.0)'.")
 flags.DEFINE_integer("steps", None, "sample, evaluate: overrides config.sampling.steps.", lower_bound=1)
 flags.DEFINE_float("guidance", None, "sample, evaluate: overrides config.sampling.guidance.")
 flags.DEFINE_string("out", None, "sample, evaluate: where results go; default inside the workdir.")

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from absl import logging
 from clu import parameter_overview
@@ -20,7 +21,7 @@ from training import ema, sharding
 from training.checkpoint import Checkpoints, absolute
 from training.loop import Hook, Options
 from training.loop import train as run_loop
-from training.metrics import Writer, write_json
+from training.metrics import Silent, Writer, write_json
 from training.objective import METRIC_LABELS
 from training.warm_start import warm_start
 
@@ -39,7 +40,7 @@ def train(config, flags) -> None:
     records.write_config(workdir, config)
     records.record_start(workdir, mode="train", step=start, changed=changed, data=data)
 
-    writer = Writer(workdir, step=start)
+    writer = Writer(workdir, step=start) if jax.process_index() == 0 else Silent()
     writer.write_hparams(records.flatten(config))
     writer.write_texts(start, {"parameters": parameter_overview.get_parameter_overview(state.params)})
     parameters = parameter_overview.count_parameters(state.params)
@@ -69,9 +70,7 @@ def train(config, flags) -> None:
     writer.close()
     checkpoints.close()
     skipped = experiment.source(config.data.train_split).skipped()
-    write_json(
-        workdir / "done.json", {"steps": config.train.steps, "at": records.now(), "skipped_images": skipped}
-    )
+    write_json(workdir / "done.json", {"steps": config.train.steps, "at": records.now(), "skipped_images": skipped})
     logging.info("done: %d steps, everything lies in %s", config.train.steps, workdir)
 
 
@@ -109,9 +108,7 @@ def validation_hook(config, experiment: Experiment, workdir, writer) -> Hook:
 
     def run(step, state, check):
         weights = {"raw": state.params, **state.ema}
-        values = {
-            f"validation_loss/{name}": experiment.validation_loss(w, check) for name, w in weights.items()
-        }
+        values = {f"validation_loss/{name}": experiment.validation_loss(w, check) for name, w in weights.items()}
         writer.write_scalars(step, values)
         logging.info("step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
@@ -293,7 +290,7 @@ def evaluate_validation_loss(config, experiment, weights, settings, seed) -> Ite
 
 
 def evaluate_small_images(config, experiment, weights, settings, seed) -> Iterator[tuple[str, Result]]:
-    """The judgement of evaluation/small_images.py, on config.evaluation.samples images with the training set's labels."""
+    """The judgement of evaluation/small_images.py, on evaluation.samples images labelled as the training set is."""
     seeds = seed + np.arange(config.evaluation.samples)
     labels = training_labels(experiment, config, seeds)
     began = time.perf_counter()
@@ -302,10 +299,7 @@ def evaluate_small_images(config, experiment, weights, settings, seed) -> Iterat
         "sampling_seconds",
         Result(time.perf_counter() - began, {"n": len(seeds), "compilation": "included"}),
     )
-    real = [
-        everything(experiment.source(split), labels)
-        for split in (config.data.train_split, config.data.eval_split)
-    ]
+    real = [everything(experiment.source(split), labels) for split in (config.data.train_split, config.data.eval_split)]
     yield from judge(ImageSet(images, labels), *real)
 
 

@@ -43,21 +43,13 @@ def read_config(workdir: str) -> ConfigDict:
     """The config of the run in `workdir`. Raises ValueError where there is none."""
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
-        raise ValueError(
-            f"{path} is not there: give --config, or a --workdir in which a training was started"
-        )
+        raise ValueError(f"{path} is not there: give --config, or a --workdir in which a training was started")
 
     def typed(value):
         if isinstance(value, dict):
             return {key: typed(entry) for key, entry in value.items()}
         # Only numbers are optional in configs/base.py, so a null can be overridden by a float.
-        return (
-            config_dict.placeholder(float)
-            if value is None
-            else tuple(value)
-            if isinstance(value, list)
-            else value
-        )
+        return config_dict.placeholder(float) if value is None else tuple(value) if isinstance(value, list) else value
 
     return ConfigDict(typed(json.loads(path.read_text())))
 

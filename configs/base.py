@@ -29,9 +29,7 @@ def get_config():
     config.data.dataset = ""  # tfds: name[/config][:version]
     config.data.shape = (32, 32, 3)  # height, width, channels after resizing
     config.data.classes = 0  # number of labels; 0 without labels
-    config.data.preprocess = (
-        "crop"  # antialiased resize and centre crop; 'adm' is ADM's ImageNet preprocessing
-    )
+    config.data.preprocess = "crop"  # antialiased resize and centre crop; 'adm' is ADM's ImageNet preprocessing
     config.data.train_split = "train"
     config.data.eval_split = "test"
     config.data.max_bad_share = 0.01  # more unreadable images than this stop the run
@@ -52,15 +50,12 @@ def get_config():
     config.model.num_heads = 1
     config.model.head_channels = 0  # > 0: as many heads as fit, instead of num_heads
     config.model.dropout = 0.0
+    config.model.groups = 32  # of every group norm
     config.model.scale_shift = False  # the embedding scales and shifts the norm (ADM), or is added (DDPM)
     config.model.resample = "conv"  # by convolutions (DDPM), or 'block', inside residual blocks (ADM)
     config.model.convention = "ddpm"  # of embedding, norm epsilon and initialisers: 'ddpm' or 'adm'
-    config.model.remat = (
-        False  # recompute each block in the backward pass: less memory, about a third more time
-    )
-    config.model.dtype = (
-        "float32"  # of the network's arithmetic; parameters stay float32. 'bfloat16' on accelerators
-    )
+    config.model.remat = False  # recompute each block in the backward pass: less memory, about a third more time
+    config.model.dtype = "float32"  # of the network's arithmetic; parameters stay float32. 'bfloat16' on accelerators
 
     config.diffusion = ConfigDict()
     config.diffusion.schedule = "linear(steps=1000)"
@@ -82,9 +77,7 @@ def get_config():
     config.optim.max_skipped = 50  # non-finite gradients in a row that stop the run
 
     config.ema = ConfigDict()
-    config.ema.decays = (
-        0.9999,
-    )  # one average for each, named by its decay; the first is the default for sampling
+    config.ema.decays = (0.9999,)  # one average for each, named by its decay; the first is the default for sampling
     config.ema.warmup = True  # decay = min(decay, (1 + n) / (10 + n)) after n updates
 
     config.train = ConfigDict()
@@ -106,9 +99,7 @@ def get_config():
     config.sampling.sampler = "ddim(eta=0.0)"
     config.sampling.steps = 50
     config.sampling.grid = "trailing"
-    config.sampling.guidance = config_dict.placeholder(
-        float
-    )  # none: one pass; 1 is the conditional prediction
+    config.sampling.guidance = config_dict.placeholder(float)  # none: one pass; 1 is the conditional prediction
     config.sampling.threshold = "static"  # none, static, dynamic(quantile=0.995)
     config.sampling.batch_size = 64
     config.sampling.grid_images = 64  # in the grids made while training
@@ -147,15 +138,13 @@ def tiny(config):
     config.model.update(channels=32, multipliers=(1, 2), blocks=1, dtype="float32")
     config.model.attention = (4,) if config.model.attention else ()
     config.model.head_channels = min(config.model.head_channels, 16)
-    config.optim.warmup = min(config.optim.warmup, 1)
+    config.optim.update(warmup=min(config.optim.warmup, 1), decay_steps=0)
     config.train.update(batch_size=8, steps=2)
     config.checkpoint.every = config.log.samples_every = config.log.validation_every = 2
     config.log.every = 1
     config.sampling.update(steps=2, batch_size=8, grid_images=8)
     config.evaluation.update(validation_images=16, validation_draws=1, samples=16)
     if not config.data.path:
-        config.data.update(
-            name="digits", dataset="", train_split="train", eval_split="test", preprocess="crop"
-        )
+        config.data.update(name="digits", dataset="", train_split="train", eval_split="test", preprocess="crop")
         config.data.classes = 10 if config.data.classes else 0
     return config

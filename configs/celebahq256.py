@@ -2,7 +2,7 @@
 
     python main.py --config=configs/celebahq256.py --workdir=runs/celebahq --config.data.path=DIR
 
-DIR holds record shards that `python -m tools.pack --size=256` made of the images. Published run: 0.5M steps of batch 64.
+DIR holds record shards that `python -m tools.pack --size=256` made of the images. Published: 0.5M steps of batch 64.
 Not trained here: built, counted, and its tiny variant trained for two steps, in the tests.
 """
 
@@ -14,9 +14,7 @@ def get_config(arg=""):
     config = base.get_config()
     config.task.update(flip=True)
     config.data.update(name="arrayrecord", shape=(256, 256, 3))
-    config.model.update(
-        channels=128, multipliers=(1, 1, 2, 2, 4, 4), blocks=2, attention=(16,), dtype="bfloat16"
-    )
+    config.model.update(channels=128, multipliers=(1, 1, 2, 2, 4, 4), blocks=2, attention=(16,), dtype="bfloat16")
     config.optim.update(learning_rate=2e-5)
     config.ema.update(warmup=False)
     config.train.update(steps=500_000, batch_size=64)

@@ -70,13 +70,20 @@ def threshold(denoise: Denoise, schedule: Schedule, limit: Callable[[Array], Arr
 
 
 def static_threshold(denoise: Denoise, schedule: Schedule, bound: float = 1.0) -> Denoise:
-    """Clips x0 to [-bound, bound]."""
+    """Clips x0 to [-bound, bound]. Raises ValueError where bound is known and not positive."""
+    if not isinstance(bound, jax.core.Tracer) and not bound > 0:
+        raise ValueError(f"bound: got {bound}; give a positive number, 1 for images in [-1, 1]")
     return threshold(denoise, schedule, lambda x0: jnp.clip(x0, -bound, bound))
 
 
 # Imagen section 2.3
 def dynamic_threshold(denoise: Denoise, schedule: Schedule, quantile: Array = 0.995) -> Denoise:
-    """Clips x0 to [-s, s] and divides by s, per example; s = max(1, quantile of |x0|), quantile in [0, 1]."""
+    """Clips x0 to [-s, s] and divides by s, per example; s = max(1, quantile of |x0|), quantile in [0, 1].
+
+    Raises ValueError where the quantile is known and outside [0, 1].
+    """
+    if not isinstance(quantile, jax.core.Tracer) and not 0 <= quantile <= 1:
+        raise ValueError(f"quantile: got {quantile}; give a share in [0, 1], as 0.995, not a percentage")
 
     def limit(x0: Array) -> Array:
         size = jnp.abs(x0).astype(jnp.promote_types(x0.dtype, jnp.float32))

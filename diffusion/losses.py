@@ -38,9 +38,7 @@ def weighted(schedule: Schedule, parameterisation: Parameterisation, weighting: 
 
     def loss(out: Array, x0: Array, eps: Array, t: Array) -> Array:
         if out.shape != x0.shape:
-            raise ValueError(
-                f"loss: got an output {out.shape} for images {x0.shape}; make them equal, or use hybrid"
-            )
+            raise ValueError(f"loss: got an output {out.shape} for images {x0.shape}; make them equal, or use hybrid")
         level = schedule.level(t)
         error = out - target(parameterisation, x0, eps, level)
         weight = weighting(level) / determinant(parameterisation.line, level) ** 2

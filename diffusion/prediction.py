@@ -73,9 +73,7 @@ def split_variance(out: Array, channels: int) -> tuple[Array, Array | None]:
     return out, (v + 1) / 2
 
 
-def inputs(
-    parameterisation: Parameterisation, x_t: Array, t: Array, level: NoiseLevel
-) -> tuple[Array, Array]:
+def inputs(parameterisation: Parameterisation, x_t: Array, t: Array, level: NoiseLevel) -> tuple[Array, Array]:
     """What the network is fed, in training and in sampling: (scaled x_t, noise_input [b])."""
     noise_input = jnp.ravel(parameterisation.noise_input(t, level))
     return parameterisation.scale_input(level) * x_t, jnp.broadcast_to(noise_input, x_t.shape[:1])

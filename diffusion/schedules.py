@@ -89,9 +89,7 @@ def cosine(logsnr_min: float = -15.0, logsnr_max: float = 15.0) -> Schedule:
     Raises ValueError unless logsnr_min < logsnr_max within +-80, the reach of alpha^2 in float32.
     """
     if not -80 < logsnr_min < logsnr_max < 80:
-        raise ValueError(
-            f"logsnr_min: got {logsnr_min} with logsnr_max {logsnr_max}; give min < max within +-80"
-        )
+        raise ValueError(f"logsnr_min: got {logsnr_min} with logsnr_max {logsnr_max}; give min < max within +-80")
     start, end = math.atan(math.exp(-logsnr_max / 2)), math.atan(math.exp(-logsnr_min / 2))
     # pi / 2 - angle is carried beside the angle: near pi / 2 float32 has no digits left for it.
     co_start, co_end = math.atan(math.exp(logsnr_max / 2)), math.atan(math.exp(logsnr_min / 2))

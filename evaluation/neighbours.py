@@ -45,9 +45,7 @@ def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * a).sum(1)[:, None] + (b * b).sum(1) - 2 * a @ b.T
 
 
-def copying_ratio(
-    images: np.ndarray, train: np.ndarray, heldout: np.ndarray, leave_one_out: bool = False
-) -> float:
+def copying_ratio(images: np.ndarray, train: np.ndarray, heldout: np.ndarray, leave_one_out: bool = False) -> float:
     """Mean distance to the nearest training image over that to the nearest held-out one.
 
     0 for copies of training images; for new images what the held-out set itself shows, taken with

@@ -20,9 +20,7 @@ PREFETCH = 3  # batches under way while one is in use
 def local_rows(batch_size: int, process_index: int, process_count: int) -> np.ndarray:
     """This process's rows of the global batch, int64 [B / P]; ValueError unless P divides B."""
     if batch_size < 1 or batch_size % process_count:
-        raise ValueError(
-            f"batch_size={batch_size} must be a positive multiple of the {process_count} processes"
-        )
+        raise ValueError(f"batch_size={batch_size} must be a positive multiple of the {process_count} processes")
     share = batch_size // process_count
     return np.arange(share) + process_index * share
 

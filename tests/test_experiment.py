@@ -33,9 +33,7 @@ def draw(built, seeds, labels, settings=SETTINGS, batch_size=8):
 
 BAD = {
     "diffusion.schedule='linaer' is unknown; choose from": {"diffusion": {"schedule": "linaer"}},
-    "diffusion.schedule: linear: .*'step'.*it takes steps, first, last": {
-        "diffusion": {"schedule": "linear(step=10)"}
-    },
+    "diffusion.schedule: linear: .*'step'.*it takes steps, first, last": {"diffusion": {"schedule": "linear(step=10)"}},
     "diffusion.schedule='linear.10.' is not of the form": {"diffusion": {"schedule": "linear(10)"}},
     "diffusion.prediction='epsilon' is unknown; choose from eps": {"diffusion": {"prediction": "epsilon"}},
     "diffusion.weighting='min-snr' is": {"diffusion": {"weighting": "min-snr"}},
@@ -91,12 +89,10 @@ def test_guidance_needs_a_network_that_was_trained_without_its_condition(built):
 @pytest.mark.parametrize("text", ["ddim(eta=0.5)", "ddim( eta = 0.5 )"])
 def test_a_call_is_a_name_and_literal_arguments(text):
     call = parse_call(text, "k")
-    assert call.name == "ddim" and call.arguments == {"eta": 0.5}
+    assert call.name == "ddim" and call.arguments == (("eta", 0.5),)
 
 
-@pytest.mark.parametrize(
-    "text", ["", "ddim(0.5)", "ddim(eta=", "a.b()", "ddim(eta=open('x'))", "1", "f()()", "*"]
-)
+@pytest.mark.parametrize("text", ["", "ddim(0.5)", "ddim(eta=", "a.b()", "ddim(eta=open('x'))", "1", "f()()", "*"])
 def test_nothing_else_is_evaluated(text):
     with pytest.raises(ValueError, match="k=.* is not of the form"):
         parse_call(text, "k")
@@ -142,9 +138,7 @@ def test_an_untrained_network_has_loss_one_and_the_trivial_predictor_less(built)
     experiment, state = built
     batch = next(experiment.batches(0))
     _, sums = experiment.train_step(jax.tree.map(lambda x: x.copy(), state), None, batch)
-    means = {
-        name: np.asarray(total) / np.maximum(np.asarray(count), 1) for name, (total, count) in sums.items()
-    }
+    means = {name: np.asarray(total) / np.maximum(np.asarray(count), 1) for name, (total, count) in sums.items()}
     assert abs(means["loss"] - 1) < 0.1 and means["trivial_loss"] < means["loss"]
     totals, counts = sums["loss_at_logsnr"]
     assert np.isclose(totals.sum(), sums["loss"][0], rtol=1e-5) and counts.sum() == 8

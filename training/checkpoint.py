@@ -16,9 +16,7 @@ from training.state import TrainState
 class Checkpoints:
     """The checkpoints/ folder of a workdir. Saving is asynchronous; a kill in a write leaves the last whole one."""
 
-    def __init__(
-        self, workdir: str | os.PathLike, keep: int = 2, keep_every: int = 0, read_only: bool = False
-    ):
+    def __init__(self, workdir: str | os.PathLike, keep: int = 2, keep_every: int = 0, read_only: bool = False):
         self.directory = epath.Path(absolute(workdir)) / "checkpoints"
         if read_only and not self.directory.exists():
             raise ValueError(f"no checkpoints in {workdir}: train there first, or name another --workdir")
@@ -94,9 +92,7 @@ def absolute(path: str | os.PathLike) -> str:
 
 def shapes(tree) -> dict[str, tuple]:
     """Every leaf's name, parts joined by '/', and shape."""
-    return {
-        "/".join(map(part_name, path)): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(tree)
-    }
+    return {"/".join(map(part_name, path)): tuple(leaf.shape) for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
 def part_name(part) -> str:
@@ -111,9 +107,7 @@ def compare(stored, wanted, step: int, partial: bool = False) -> None:
     other = [f"{name} is {have[name]}, not {want[name]}" for name in sorted(have.keys() & want.keys())
              if have[name] != want[name]]  # fmt: skip
     if missing or surplus or other:
-        found = [f"missing {named(missing)}"] * bool(missing) + [f"unexpected {named(surplus)}"] * bool(
-            surplus
-        )
+        found = [f"missing {named(missing)}"] * bool(missing) + [f"unexpected {named(surplus)}"] * bool(surplus)
         found += [named(other)] * bool(other)
         raise ValueError(f"checkpoint {step} is of another model or optimiser: {'; '.join(found)}")
 

@@ -19,9 +19,7 @@ class Hook(NamedTuple):
     """Something done to the state at every multiple of `every` and at the end; `done` says it already stands."""
 
     every: int
-    run: Callable[
-        [int, TrainState, Callable[[], None]], None
-    ]  # (step, state, check); check() raises Interrupted
+    run: Callable[[int, TrainState, Callable[[], None]], None]  # (step, state, check); check() raises Interrupted
     done: Callable[[int], bool]
 
 

@@ -2,25 +2,15 @@
 
 from collections.abc import Callable
 
-import jax
-import jax.numpy as jnp
 import optax
 
 
 def learning_rate_schedule(peak: float, warmup: int, decay_steps: int = 0) -> optax.Schedule:
     """Linear from 0 over `warmup` steps (step 0 has rate 0, as in DDPM), then constant, or cosine to 0."""
     if 0 < decay_steps <= warmup:
-        raise ValueError(
-            f"optim.decay_steps={decay_steps} ends before optim.warmup={warmup}; use 0 for no decay"
-        )
-    after = (
-        optax.cosine_decay_schedule(peak, decay_steps - warmup)
-        if decay_steps
-        else optax.constant_schedule(peak)
-    )
-    return (
-        optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]) if warmup else after
-    )
+        raise ValueError(f"optim.decay_steps={decay_steps} ends before optim.warmup={warmup}; use 0 for no decay")
+    after = optax.cosine_decay_schedule(peak, decay_steps - warmup) if decay_steps else optax.constant_schedule(peak)
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]) if warmup else after
 
 
 def with_clipping(optimiser: optax.GradientTransformation, clip: float) -> optax.GradientTransformation:
@@ -30,19 +20,12 @@ def with_clipping(optimiser: optax.GradientTransformation, clip: float) -> optax
 
 def adam(rate, b1, b2, eps, weight_decay):
     if weight_decay:
-        raise ValueError(
-            f"optim.weight_decay={weight_decay} has no place in adam; use optim.name=adamw, or 0"
-        )
+        raise ValueError(f"optim.weight_decay={weight_decay} has no place in adam; use optim.name=adamw, or 0")
     return optax.adam(rate, b1, b2, eps)
 
 
 def adamw(rate, b1, b2, eps, weight_decay):
     return optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay)
-
-
-def all_finite(tree) -> jax.Array:
-    """[] bool: no leaf holds a NaN or an infinity."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 OPTIMISERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": adam, "adamw": adamw}

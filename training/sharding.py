@@ -29,6 +29,4 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 def check_divides(batch_size: int, parts: int, key: str, what: str) -> None:
     if batch_size < 1 or batch_size % parts:
-        raise ValueError(
-            f"{key}={batch_size} does not divide over {parts} {what}; make it a multiple of {parts}"
-        )
+        raise ValueError(f"{key}={batch_size} does not divide over {parts} {what}; make it a multiple of {parts}")

@@ -31,9 +31,7 @@ def warm_start(state: TrainState, init_from: str, weights: str, pattern: str) ->
     taken = {name for name in own.keys() & loaded.keys()
              if re.search(pattern, name) and own[name].shape == loaded[name].shape}  # fmt: skip
     if not taken:
-        raise ValueError(
-            f"init_from={init_from}: no parameter matches init_pattern={pattern!r} in name and shape"
-        )
+        raise ValueError(f"init_from={init_from}: no parameter matches init_pattern={pattern!r} in name and shape")
     report(init_from, step, weights, own, loaded, taken)
 
     def choose(path, old):
@@ -45,9 +43,7 @@ def warm_start(state: TrainState, init_from: str, weights: str, pattern: str) ->
 
 
 def report(origin: str, step: int, weights: str, own: dict, loaded: dict, taken: set) -> None:
-    logging.info(
-        "%s step %d (%s): %d of %d parameter arrays loaded", origin, step, weights, len(taken), len(own)
-    )
+    logging.info("%s step %d (%s): %d of %d parameter arrays loaded", origin, step, weights, len(taken), len(own))
     for what, names in {
         "kept at their initial values": sorted(own.keys() - taken),
         "there but not used": sorted(loaded.keys() - taken),

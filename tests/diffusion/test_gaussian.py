@@ -52,9 +52,7 @@ def test_posterior_has_the_published_values(x64):
     assert at(1).small == pytest.approx(5.4531876613021935e-05, rel=1e-10)
     assert at(999).small == pytest.approx(0.01999998352656061, rel=1e-11)
     assert [float(at(1).on_x0), float(at(1).on_xt)] == pytest.approx([0.5452914995, 0.4547084989], rel=1e-9)
-    assert [float(at(999).on_x0), float(at(999).on_xt)] == pytest.approx(
-        [1.28351487e-4, 0.9899486783], rel=1e-8
-    )
+    assert [float(at(999).on_x0), float(at(999).on_xt)] == pytest.approx([1.28351487e-4, 0.9899486783], rel=1e-8)
     k = np.arange(1000)
     np.testing.assert_allclose(posterior(level((k + 1) / 1000), level(k / 1000)).large, beta, rtol=1e-10)
 

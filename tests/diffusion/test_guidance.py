@@ -15,10 +15,7 @@ COND, NULL = {"label": jnp.array([1, 2, 3, 4])}, {"label": jnp.zeros(4, int)}
 
 def network(x, noise_input, cond):
     """Rough in its condition, so that floating point alone would not undo w = 1."""
-    return (
-        jnp.sin(x) * (1 + 1e4 * (cond["label"] == 0))[:, None, None, None]
-        + cond["label"][:, None, None, None]
-    )
+    return jnp.sin(x) * (1 + 1e4 * (cond["label"] == 0))[:, None, None, None] + cond["label"][:, None, None, None]
 
 
 def build(cond, net=network, kind="v"):
@@ -102,9 +99,7 @@ def test_thresholds_leave_an_image_in_range_alone(wrap):
 
 
 def test_static_threshold_clips():
-    np.testing.assert_array_equal(
-        static_threshold(oracle(2.0), linear())(image(), T).x0, np.clip(image(2.0), -1, 1)
-    )
+    np.testing.assert_array_equal(static_threshold(oracle(2.0), linear())(image(), T).x0, np.clip(image(2.0), -1, 1))
 
 
 def test_dynamic_threshold_is_imagens_per_example():

@@ -24,9 +24,7 @@ def test_decoder_has_the_published_values(x, mean, log_std, expected, x64):
 def test_decoder_sums_to_one_over_the_256_values(mean, log_std, dtype, x64):
     values = jnp.arange(256, dtype=dtype) / dtype(127.5) - 1
     mass = jnp.exp(discretised_log_likelihood(values, dtype(mean), dtype(log_std)))
-    assert mass.dtype == dtype and float(mass.sum()) == pytest.approx(
-        1, abs=1e-5 if dtype == jnp.float32 else 1e-9
-    )
+    assert mass.dtype == dtype and float(mass.sum()) == pytest.approx(1, abs=1e-5 if dtype == jnp.float32 else 1e-9)
 
 
 def test_kl_is_the_integral(x64):

@@ -70,9 +70,7 @@ def test_a_continuous_schedule_feeds_a_thousand_times_its_time():
 
 
 def test_eps_is_refused_where_it_cannot_tell_x0_when_built():
-    ends_at_noise = Schedule(
-        lambda t: NoiseLevel(jnp.cos(t * jnp.pi / 2) ** 4, jnp.sin(t * jnp.pi / 2)), None
-    )
+    ends_at_noise = Schedule(lambda t: NoiseLevel(jnp.cos(t * jnp.pi / 2) ** 4, jnp.sin(t * jnp.pi / 2)), None)
     for build in (PARAMETERISATIONS["eps"], jax.jit(lambda: PARAMETERISATIONS["eps"](ends_at_noise).line)):
         with pytest.raises(ValueError, match="eps is singular at t = 1, where alpha = .*; choose v or x0"):
             build(*[ends_at_noise] * (build is PARAMETERISATIONS["eps"]))

@@ -116,9 +116,7 @@ def one_step(name, settings, seeds, t, s, schedule):
     sampler, keys = SAMPLERS[name](schedule, **settings), jax.vmap(jax.random.key)(jnp.array(seeds))
     x = jax.random.normal(jax.random.key(9), (2, 4, 4, 3))
     denoise = gaussian(schedule, MEAN, VARIANCE, frac=0.4)
-    return sampler.step(keys, denoise, x, sampler.init(x), jnp.float32(t), jnp.float32(s))[0], denoise(
-        x, t
-    ).x0
+    return sampler.step(keys, denoise, x, sampler.init(x), jnp.float32(t), jnp.float32(s))[0], denoise(x, t).x0
 
 
 @pytest.mark.parametrize("schedule_name", SCHEDULES)

@@ -12,9 +12,7 @@ from diffusion.schedules import SCHEDULES, Schedule, cosine, linear
 from diffusion.times import GRIDS, trailing
 
 SHAPE = (2, 2, 3)
-EXPLODING = Schedule(
-    lambda t: NoiseLevel(jnp.ones_like(t), 80.0 * t), lambda logsnr: jnp.exp(-logsnr / 2) / 80
-)
+EXPLODING = Schedule(lambda t: NoiseLevel(jnp.ones_like(t), 80.0 * t), lambda logsnr: jnp.exp(-logsnr / 2) / 80)
 
 
 def keys(*seeds):
@@ -87,9 +85,7 @@ def test_one_compilation_serves_a_sweep():
     assert len({np.asarray(x).tobytes() for x in results}) == len(results)
 
 
-@pytest.mark.parametrize(
-    "name, settings", [("ancestral", {}), ("ancestral", {"variance": "large"}), ("ddim", {})]
-)
+@pytest.mark.parametrize("name, settings", [("ancestral", {}), ("ancestral", {"variance": "large"}), ("ddim", {})])
 def test_samples_of_a_mixture_are_the_mixture(name, settings):
     weights, means, variance, n = np.array([0.3, 0.7]), np.array([[-0.6, 0.4], [0.5, -0.2]]), 0.01, 4096
     schedule, batch_keys = cosine(), keys(*range(n))

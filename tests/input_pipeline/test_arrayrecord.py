@@ -23,9 +23,7 @@ def packed(tmp_path):
     return tmp_path / "out"
 
 
-@pytest.mark.parametrize(
-    "image, label, captions", [(b"pixels", 3, []), (b"", -1, ["a", "ü\n"]), (b"{}", 7, [""])]
-)
+@pytest.mark.parametrize("image, label, captions", [(b"pixels", 3, []), (b"", -1, ["a", "ü\n"]), (b"{}", 7, [""])])
 def test_records_round_trip(image, label, captions):
     assert arrayrecord.decode(arrayrecord.encode(image, label, captions)) == (image, label, captions)
 
@@ -50,9 +48,7 @@ def test_a_damaged_record_is_masked_and_named(packed):
         build("train", path=packed, memory_limit=0).read(np.arange(20))
 
 
-@pytest.mark.parametrize(
-    "damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-9])]
-)
+@pytest.mark.parametrize("damage", [lambda file: file.unlink(), lambda file: file.write_bytes(file.read_bytes()[:-9])])
 def test_a_missing_or_cut_off_shard_is_refused(packed, damage):
     damage(packed / "train-00002-of-00003.arrayrecord")
     with pytest.raises(ValueError, match="train-00002-of-00003.arrayrecord has .* bytes, not"):

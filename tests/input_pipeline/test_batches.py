@@ -34,9 +34,7 @@ def labels(batches, steps):
 @pytest.mark.parametrize("hosts", [1, 2, 4])
 def test_hosts_see_each_example_once_an_epoch(hosts, in_memory):
     source = numbered(96, in_memory)
-    seen = [
-        labels(train_batches(source, 16, 3, 0, process_index=p, process_count=hosts), 6) for p in range(hosts)
-    ]
+    seen = [labels(train_batches(source, 16, 3, 0, process_index=p, process_count=hosts), 6) for p in range(hosts)]
     assert sorted(np.concatenate([np.concatenate(one) for one in seen])) == list(range(96))
     whole = labels(train_batches(source, 16, 3, 0), 6)
     for step in range(6):

@@ -39,9 +39,7 @@ def test_split_is_a_function_of_the_seed():
 
 def test_labels_belong_to_the_images():
     data = load_digits()
-    number = {
-        tuple(row): label for row, label in zip(np.round(data.data * 255 / 16), data.target, strict=True)
-    }
+    number = {tuple(row): label for row, label in zip(np.round(data.data * 255 / 16), data.target, strict=True)}
     test = digits("test")
     assert [number[row] for row in rows(test)] == everything(test)["label"].tolist()
 

@@ -63,9 +63,7 @@ def test_subfolders_are_classes_unless_told_otherwise(tmp_path, labels, classes)
     assert source.classes == classes and (source.label_counts is None) == (classes is None)
 
 
-@pytest.mark.parametrize(
-    "names", [["a/0.png", "a/1.png"], ["a/0.png", "b/1.png", "2.png"], ["0.png", "1.png"]]
-)
+@pytest.mark.parametrize("names", [["a/0.png", "a/1.png"], ["a/0.png", "b/1.png", "2.png"], ["0.png", "1.png"]])
 def test_one_class_or_loose_images_are_no_classes(tmp_path, names):
     fill(tmp_path, names)
     assert folder("train", path=tmp_path, shape=SHAPE).classes is None

@@ -61,9 +61,7 @@ def test_places_neighbours_and_epochs_are_independent(n):
     assert chi2(steps[1:], n - 2) > 1e-4
 
 
-@pytest.mark.parametrize(
-    "n, epochs, distance", [(256, 2000, 1), (256, 2000, 128), (4096, 200, 1), (4096, 200, 2048)]
-)
+@pytest.mark.parametrize("n, epochs, distance", [(256, 2000, 1), (256, 2000, 128), (4096, 200, 1), (4096, 200, 2048)])
 def test_pairs_are_independent(n, epochs, distance):
     differences, xors = np.zeros(n), np.zeros(n)
     for epoch in range(epochs):

@@ -56,9 +56,7 @@ def box(x):
 
 def cubic(x):
     x = np.abs(x)
-    return np.where(
-        x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0)
-    )
+    return np.where(x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0))
 
 
 def matrix(kernel, before, after):
@@ -86,9 +84,7 @@ def adm_by_hand(image, size):
 @pytest.mark.parametrize("height, width", [(64, 64), (20, 31), (90, 70), (128, 64), (8, 11), (16, 16)])
 def test_adm_is_box_halving_then_bicubic_then_the_centre(height, width):
     y, x = np.mgrid[:height, :width]
-    smooth = np.stack([127 + 90 * np.sin(x / 5), 127 + 90 * np.cos(y / 7), 255 * x / width], -1).astype(
-        np.uint8
-    )
+    smooth = np.stack([127 + 90 * np.sin(x / 5), 127 + 90 * np.cos(y / 7), 255 * x / width], -1).astype(np.uint8)
     found = resize.adm(Image.fromarray(smooth), (16, 16, 3))
     assert np.abs(found - adm_by_hand(smooth, 16)).max() <= 1.6  # Pillow rounds after each direction
 
@@ -99,9 +95,7 @@ def test_adm_differs_from_one_bicubic_step():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize(
-    "mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "I"]
-)
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I;16", "I"])
 def test_every_mode_becomes_plain(mode, channels):
     grey = Image.new("L", (9, 7), 255)
     image = Image.new(mode, (9, 7), 65535) if mode.startswith("I") else grey.convert("RGB").convert(mode)

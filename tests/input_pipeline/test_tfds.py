@@ -3,13 +3,14 @@
 import io
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from input_pipeline import DATASETS
-from input_pipeline.tfds import split_name
+from input_pipeline.tfds import checked_label, split_name
 
 tfds = pytest.importorskip("tensorflow_datasets")
 build = DATASETS["tfds"]
@@ -72,9 +73,7 @@ def test_round_trip_without_tensorflow(data_dir, memory_limit):
 def test_tensor_features_and_sets_without_labels(data_dir):
     options = dict(name="langevin_toy", data_dir=data_dir, image="pixels", label="none")
     source = build("train", shape=(6, 6, 1), **options)
-    assert source.classes is None and sorted(source.read(np.arange(40))["image"][:, 0, 0, 0]) == list(
-        range(40)
-    )
+    assert source.classes is None and sorted(source.read(np.arange(40))["image"][:, 0, 0, 0]) == list(range(40))
 
 
 def test_too_many_unreadable_images_stop(data_dir):
@@ -111,14 +110,19 @@ def test_what_lacks_is_said(data_dir, monkeypatch):
 
 
 def test_a_tfrecord_set_says_how_to_prepare_it(data_dir, tmp_path):
-    tfds.builder("langevin_toy", data_dir=data_dir)
     place = tmp_path / "langevin_old" / "1.0.0"
     place.mkdir(parents=True)
-    source = next(path for path in __import__("pathlib").Path(data_dir).glob("langevin_toy/1.0.0"))
-    for file in source.glob("*.json"):
+    for file in Path(data_dir, "langevin_toy", "1.0.0").glob("*.json"):
         place.joinpath(file.name).write_text(file.read_text())
     info = json.loads((place / "dataset_info.json").read_text())
     info.update(name="langevin_old", fileFormat="tfrecord")
     (place / "dataset_info.json").write_text(json.dumps(info))
     with pytest.raises(ValueError, match="has the tfrecord format.*--file_format=array_record"):
         build("train", name="langevin_old", data_dir=str(tmp_path), shape=SHAPE)
+
+
+def test_unknown_labels_are_unreadable_examples():
+    assert checked_label(np.int64(1), ("a", "b")) == 1
+    for label in (-1, 2):
+        with pytest.raises(ValueError, match="none of the 2 classes"):
+            checked_label(label, ("a", "b"))

@@ -2,8 +2,7 @@ import jax
 import numpy as np
 import pytest
 
-# Tiny networks run once: their time is the compiler's.
-QUICK = {"xla_backend_optimization_level": 0}
+QUICK = {"xla_backend_optimization_level": 0}  # the time is the compiler's
 
 
 @pytest.fixture

@@ -41,11 +41,7 @@ def ref_conv(p, x, stride=1, before=1):
     """Nine shifted products over an image in a frame of zeros."""
     b, h, w, _ = x.shape
     frame = np.pad(x, ((0, 0), (before, 2), (before, 2), (0, 0)))
-    taps = [
-        frame[:, i : i + h : stride, j : j + w : stride] @ p["kernel"][i, j]
-        for i in range(3)
-        for j in range(3)
-    ]
+    taps = [frame[:, i : i + h : stride, j : j + w : stride] @ p["kernel"][i, j] for i in range(3) for j in range(3)]
     return sum(taps) + p["bias"]
 
 
@@ -82,8 +78,7 @@ def ref_attention(p, x, heads, eps):
     return x + ref_dense(p["out"], out).reshape(x.shape)
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
-@pytest.mark.parametrize("scale_shift", [False, True])
+@pytest.mark.parametrize("convention, scale_shift", [("ddpm", False), ("adm", True)])
 @pytest.mark.parametrize("resample, width", [(same, 8), (same, 12), (halve, 8), (double, 12)])
 def test_a_residual_block_equals_its_formula_in_numpy(run, convention, scale_shift, resample, width):
     x, emb = normal(1, 2, 4, 6, 8), normal(2, 2, 5)
@@ -166,8 +161,9 @@ def test_norm_statistics_are_float32_under_bfloat16():
     x = (3 + normal(1, 1, 64, 64, 4)).astype(jnp.bfloat16)
     out = Norm().apply(Norm().init(jax.random.key(0), x), x)
     assert out.dtype == jnp.bfloat16
-    np.testing.assert_allclose(np.mean(out, axis=(1, 2), dtype=np.float64), 0, atol=2e-3)
-    np.testing.assert_allclose(np.std(out, axis=(1, 2), dtype=np.float64), 1, atol=2e-3)
+    channels = np.asarray(out, np.float64).reshape(-1, 4)
+    np.testing.assert_allclose(channels.mean(axis=0), 0, atol=2e-3)
+    np.testing.assert_allclose(channels.std(axis=0), 1, atol=2e-3)
 
 
 def test_halve_undoes_double():

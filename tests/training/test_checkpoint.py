@@ -71,9 +71,7 @@ def test_a_leaf_that_is_missing_unexpected_or_of_another_shape_is_named(tmp_path
     wrong = {
         "missing params/b": {"w": w, "b": w},
         "unexpected params/w": {"v": w},
-        r"params/w is \(3, 2\), not \(4, 2\)": {
-            "w": jax.ShapeDtypeStruct((4, 2), w.dtype, sharding=w.sharding)
-        },
+        r"params/w is \(3, 2\), not \(4, 2\)": {"w": jax.ShapeDtypeStruct((4, 2), w.dtype, sharding=w.sharding)},
     }
     for message, params in wrong.items():
         with pytest.raises(ValueError, match=message):
@@ -127,8 +125,6 @@ def test_kill_9_in_a_write_leaves_the_last_whole_checkpoint(tmp_path):
         writer.wait()
         checkpoints = Checkpoints(tmp_path / str(attempt))
         step = checkpoints.latest()
-        like = {
-            "w": jax.ShapeDtypeStruct((2**20,), np.float32, sharding=replicated(data_mesh(jax.devices()[:1])))
-        }
+        like = {"w": jax.ShapeDtypeStruct((2**20,), np.float32, sharding=replicated(data_mesh(jax.devices()[:1])))}
         assert np.all(np.asarray(checkpoints.restore_weights(step, "raw", like)["w"]) == step)
         assert np.all(np.asarray(checkpoints.restore_weights(step, "0.9", like)["w"]) == step)

@@ -24,9 +24,7 @@ def batches(start):
         step += 1
 
 
-def train(
-    tmp_path, steps=10, hooks=(), train_step=None, state=None, every=4, log=3, max_skipped=3, **options
-):
+def train(tmp_path, steps=10, hooks=(), train_step=None, state=None, every=4, log=3, max_skipped=3, **options):
     fresh, step = make()
     state = fresh if state is None else state
     checkpoints = Checkpoints(tmp_path)
@@ -34,9 +32,7 @@ def train(
     options = Options(steps, 8, log, every, max_skipped, **options)
     data = batches(int(state.step))
     try:
-        return loop.train(
-            state, None, train_step or step, data, checkpoints, writer, tmp_path, hooks, options
-        )
+        return loop.train(state, None, train_step or step, data, checkpoints, writer, tmp_path, hooks, options)
     finally:
         writer.close()
 
@@ -88,9 +84,7 @@ def test_nothing_is_read_from_the_device_between_log_windows(tmp_path, monkeypat
 
     def opened(self, step):
         Device.open = True
-        self.window = [
-            {name: tuple(map(np.asarray, pair)) for name, pair in sums.items()} for sums in self.window
-        ]
+        self.window = [{name: tuple(map(np.asarray, pair)) for name, pair in sums.items()} for sums in self.window]
         write(self, step)
         Device.open = False
 

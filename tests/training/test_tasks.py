@@ -33,18 +33,14 @@ def test_dropping_everything_leaves_nothing_of_the_condition():
     task = class_task(1.0)
     a, b = batch(16), batch(16)
     b["label"] = (b["label"] + 1) % 10
-    assert np.array_equal(
-        task.prepare(keys(16), a, True)[1]["label"], task.prepare(keys(16), b, True)[1]["label"]
-    )
+    assert np.array_equal(task.prepare(keys(16), a, True)[1]["label"], task.prepare(keys(16), b, True)[1]["label"])
 
 
 def test_the_null_of_training_is_the_null_of_sampling():
     task, cond = class_task(1.0), {"label": jnp.arange(16) % 10}
     trained = task.prepare(keys(16), batch(16), True)[1]
     sampled = task.null(cond)
-    assert all(
-        np.array_equal(trained[k], sampled[k]) and trained[k].dtype == sampled[k].dtype for k in sampled
-    )
+    assert all(np.array_equal(trained[k], sampled[k]) and trained[k].dtype == sampled[k].dtype for k in sampled)
 
 
 def test_all_parts_of_a_condition_are_dropped_together():
