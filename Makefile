@@ -21,7 +21,7 @@ DEMO := runs/digits
 demo: .venv/installed
 	$(BIN)/python main.py --config=configs/digits.py --workdir=$(DEMO)
 	$(BIN)/python main.py --mode=evaluate --workdir=$(DEMO)
-	$(BIN)/python main.py --mode=sample --workdir=$(DEMO) --num=100 --label=balanced --out=$(DEMO)/demo
+	$(BIN)/python main.py --mode=sample --workdir=$(DEMO) --num=60 --label=balanced --out=$(DEMO)/demo
 	@echo "Samples: $(DEMO)/demo/grid.png   while training: $(DEMO)/samples/   judgement: $(DEMO)/evaluation.json"
 
 test: .venv/installed-test

@@ -128,13 +128,17 @@ def build(config) -> Experiment:
         mesh=mesh,
         source=source,
         batches=functools.partial(device_batches, config, source, mesh),
-        init=jax.jit(init, out_shardings=whole),
+        init=jax.jit(init, out_shardings=whole, compiler_options=RUNS_ONCE.get(jax.default_backend())),
         abstract=abstract,
         train_step=jax.jit(train_step, donate_argnums=0),
         validation_loss=build_validation(config, source, mesh, held_out_losses),
         denoiser=denoiser,
         sample=build_sample(config, task, diffusion.schedule, denoiser),
     )
+
+
+# Initialisers run once: optimising them took a CPU longer than anything else before the first step.
+RUNS_ONCE = {"cpu": {"xla_backend_optimization_level": 0}}
 
 
 def check_batches(config, mesh) -> None:
@@ -147,6 +151,9 @@ def check_batches(config, mesh) -> None:
 
 
 def build_task(config) -> Task:
+    shape = config.data.shape
+    if len(shape) != 3 or min(shape) < 1 or shape[2] not in (1, 3):
+        raise ValueError(f"data.shape={shape} must be height, width, channels, with 1 or 3 channels")
     call = Call(config.task.name, (("drop", config.task.drop), ("flip", config.task.flip)))
     if not 0 <= config.task.drop <= 1:
         raise ValueError(f"task.drop={config.task.drop} is a share, in [0, 1]")

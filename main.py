@@ -1,15 +1,16 @@
 """The entry point: flags, devices, one call per mode. The logic is in modules that tests and notebooks import."""
 
+import difflib
 import os
 import sys
-from logging import Formatter
+from logging import ERROR, WARNING, Formatter
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
 MODES = ("train", "sample", "evaluate")
 
-flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
 flags.DEFINE_string("workdir", None, "Where the run lies; may be a bucket.", required=True)
 flags.DEFINE_bool("allow_config_change", False, "Resume although keys that shape the result differ.")
 flags.DEFINE_integer("checkpoint", None, "sample, evaluate: the step to use; default the latest.")
@@ -26,12 +27,19 @@ FLAGS = flags.FLAGS
 
 
 def main(argv):
-    if len(argv) > 1:
-        raise ValueError(f"unexpected argument {argv[1]!r}; every option is a flag, --name=value")
     set_up_devices()
     import modes  # after the devices are set up: importing it imports jax
+    from training.interrupt import Interrupted
+    from training.loop import Diverged
 
-    getattr(modes, FLAGS.mode)(FLAGS.config, FLAGS)
+    try:
+        if len(argv) > 1:
+            raise ValueError(f"unexpected argument {argv[1]!r}; every option is a flag, --name=value")
+        getattr(modes, FLAGS.mode)(FLAGS.config, FLAGS)
+    except (ValueError, OSError, ImportError, Diverged) as error:
+        fail(error)
+    except Interrupted as interrupted:
+        sys.exit(128 + interrupted.signum)
 
 
 def set_up_devices():
@@ -43,7 +51,13 @@ def set_up_devices():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     logging.set_verbosity(max(FLAGS.verbosity, logging.INFO))
     logging.get_absl_handler().setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.get_absl_logger().addFilter(lambda record: "orbax" not in record.pathname or record.levelno > 20)
+    logging.get_absl_logger().addFilter(ours_or_serious)
+
+
+def ours_or_serious(record):
+    """Lines of this code, warnings of libraries, and errors of Orbax, whose warnings are about its own options."""
+    serious = ERROR if "orbax" in record.pathname else WARNING
+    return "site-packages" not in record.pathname or record.levelno >= serious
 
 
 def parse_flags(argv):
@@ -54,26 +68,58 @@ def parse_flags(argv):
     try:
         define_config(argv)
         return FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+    except (AttributeError, KeyError) as error:
+        fail(unknown_key(argv) or error)
+    except (flags.Error, TypeError, ValueError, OSError) as error:
         fail(error)
 
 
 def define_config(argv):
     given = dict(word.lstrip("-").split("=", 1) for word in argv[1:] if word.startswith("-") and "=" in word)
-    if "config" in given or given.get("mode", "train") == "train":
+    mode = given.get("mode", "train")
+    if mode not in MODES:
+        raise ValueError(f"--mode={mode} is unknown; choose from {', '.join(MODES)}")
+    if "config" in given or mode == "train":
+        path = given.get("config", "").partition(":")[0]
+        if not os.path.isfile(path):
+            there = ", ".join(sorted(name for name in os.listdir("configs") if name.endswith(".py")))
+            raise ValueError(f"--config={path} is no file; give FILE.py[:words], for instance of configs/: {there}")
         config_flags.DEFINE_config_file("config", None, "FILE.py[:word[,word][,key=value]]", lock_config=True)
-        flags.mark_flag_as_required("config")
     elif "workdir" in given:
         from workdir import read_config
 
         config_flags.DEFINE_config_dict("config", read_config(given["workdir"]), lock_config=True)
 
 
+def unknown_key(argv):
+    """Which --config.KEY is not in configs/base.py, and what is near it; None if all are."""
+    from configs import base
+    from workdir import flatten
+
+    known = flatten(base.get_config())
+    for word in argv[1:]:
+        key = word.lstrip("-").partition("=")[0].removeprefix("config.")
+        if word.lstrip("-").startswith("config.") and key not in known:
+            section = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
+            near = (
+                difflib.get_close_matches(key, known, n=3) or section or sorted({name.split(".")[0] for name in known})
+            )
+            return f"config key {key!r} is unknown; did you mean {', '.join(near)}?"
+    return None
+
+
 def fail(error):
     """One line on stderr, exit status 2; the traceback with LANGEVIN_TRACEBACK=1."""
-    if os.environ.get("LANGEVIN_TRACEBACK"):
+    if os.environ.get("LANGEVIN_TRACEBACK") and isinstance(error, Exception):
         raise error
-    print("error:", " ".join(str(error).split()), file=sys.stderr)
+    lines = str(error).strip().splitlines()
+    # ml_collections quotes the whole traceback of a config file's mistake: its last line is the mistake.
+    text = (
+        lines[-1].removeprefix("ValueError: ")
+        if "Traceback" in str(error)
+        else " ".join(line.strip() for line in lines)
+    )
+    print("error:", text, file=sys.stderr)
     sys.exit(2)
 
 

@@ -173,7 +173,7 @@ def asked_labels(label: str | None, config, workdir, seeds) -> tuple[np.ndarray 
             raise ValueError(f"--label={label}: this model is unconditional (task.name={config.task.name})")
         return None, "none"
     if label == "balanced":
-        return spread_labels(np.ones(classes), seeds), "balanced"
+        return (seeds % classes).astype(np.int32), "balanced"
     if label is not None:
         if not label.isdigit() or int(label) >= classes:
             raise ValueError(f"--label={label} must be 'balanced' or a number from 0 to {classes - 1}")
@@ -214,7 +214,8 @@ def sample(config, flags) -> None:
     images = draw(experiment, config, weights.params, seeds, labels, settings)
     seconds = time.perf_counter() - began
     write_samples(out, images, labels, seeds)
-    save_png(out / "grid.png", make_grid(images[:64]))
+    columns = config.data.classes if source == "balanced" and config.data.classes <= 16 else None
+    save_png(out / "grid.png", make_grid(images[:64], columns))
     facts = provenance(config, weights, settings, flags) | {"num": flags.num, "labels": source}
     write_json(out / "settings.json", facts)
     logging.info("%d images in %.1f s (compilation included): %s", flags.num, seconds, out / "grid.png")

@@ -2,9 +2,9 @@
 
     python -m benchmarks.resume [--kills=10]
 
-Half the kills are SIGKILL, half SIGTERM, at times drawn over the run's length. Each killed run is resumed to the end and
-its last checkpoint compared bit for bit: parameters, optimiser, averages, counters. Every update has gone through the
-batches and the noise, so that one other example in one step would show. Exits with status 1 on any difference.
+Half the kills are SIGKILL, half SIGTERM, at times drawn over the run's length. Each killed run is resumed to the end
+and its last checkpoint compared bit for bit: parameters, optimiser, averages, counters. Every update has gone through
+the batches and the noise, so that one other example in one step would show. Exits with status 1 on any difference.
 """
 
 import hashlib

@@ -12,9 +12,6 @@ from configs import base
 def get_config(arg=""):
     word = base.words(arg, tiny=False, path="", size=64, channels=3, classes=0)
     config = base.get_config()
-    config.data.update(name="arrayrecord", path=word.path, classes=word.classes)
-    config.data.update(shape=(word.size, word.size, word.channels))
-    config.task.update(flip=True)
-    if word.classes:
-        config.task.update(name="class", drop=0.1)
+    config.data.update(name="arrayrecord", path=word.path)
+    base.images(config, word.size, word.channels, word.classes)
     return base.tiny(config) if word.tiny else config

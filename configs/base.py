@@ -129,6 +129,16 @@ def words(arg, **defaults):
     return chosen
 
 
+def images(config, size, channels=3, classes=0):
+    """Square images of this size, conditioned on labels where there are classes; attention at 16 or just below."""
+    config.data.update(shape=(size, size, channels), classes=classes)
+    config.task.update(flip=True)
+    if classes:
+        config.task.update(name="class", drop=0.1)
+    sizes = [size // 2**level for level in range(len(config.model.multipliers))]
+    config.model.attention = (next((side for side in sizes if side <= 16), sizes[-1]),)
+
+
 def tiny(config):
     """The same recipe on two small levels: a step compiles in seconds, for tests and for trying a change.
 

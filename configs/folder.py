@@ -1,10 +1,11 @@
 """DDPM on any folder of images, with class subfolders or without.
 
     python main.py --config=configs/folder.py:path=DIR,size=64 --workdir=runs/mine
-    python main.py --config=configs/folder.py:path=DIR,size=32,classes=10 --workdir=runs/mine
+    python main.py --config=configs/folder.py:path=DIR,size=32,classes=10,small --workdir=runs/mine
 
-`classes` is the number of subfolders that are labels; `size` the side after resize and centre crop (for another
-shape: --config.data.shape=96,64,3). Expected: docs/results.md, for a small network on CIFAR-10's images.
+`classes` is the number of subfolders that are labels; `size` the side after resize and centre crop (for another shape:
+--config.data.shape=96,64,3); `small` a network for one CPU or an afternoon. Expected: docs/results.md, for `small` on
+CIFAR-10's images.
 """
 
 from configs import base
@@ -13,12 +14,10 @@ from configs import base
 def get_config(arg=""):
     word = base.words(arg, tiny=False, small=False, path="", size=64, classes=0)
     config = base.get_config()
-    config.data.update(name="folder", path=word.path, shape=(word.size, word.size, 3), classes=word.classes)
-    config.task.update(flip=True)
-    if word.classes:
-        config.task.update(name="class", drop=0.1)
+    config.data.update(name="folder", path=word.path)
     if word.small:
-        config.model.update(channels=64, multipliers=(1, 2, 2), blocks=1, attention=(word.size // 4,))
+        config.model.update(channels=64, multipliers=(1, 2, 2), blocks=1)
+    base.images(config, word.size, classes=word.classes)
     config.optim.update(warmup=1000)
     config.train.update(steps=200_000)
     return base.tiny(config) if word.tiny else config

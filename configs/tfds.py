@@ -13,9 +13,6 @@ from configs import base
 def get_config(arg=""):
     word = base.words(arg, tiny=False, name="cifar10", size=32, channels=3, classes=0)
     config = base.get_config()
-    config.data.update(name="tfds", dataset=word.name, classes=word.classes)
-    config.data.update(shape=(word.size, word.size, word.channels))
-    config.task.update(flip=True)
-    if word.classes:
-        config.task.update(name="class", drop=0.1)
+    config.data.update(name="tfds", dataset=word.name)
+    base.images(config, word.size, word.channels, word.classes)
     return base.tiny(config) if word.tiny else config

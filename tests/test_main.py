@@ -121,15 +121,16 @@ def test_a_resume_under_another_config_stops_and_lists_the_keys(trained):
 
 
 MISTAKES = {
-    "did you mean learning_rate": (TINY, "--config.optim.learning_rat=1"),
+    "did you mean optim.learning_rate": (TINY, "--config.optim.learning_rat=1"),
     "learning_rate": (TINY, "--config.optim.learning_rate=fast"),
     "config word 'tinny' is unknown": ("--config=configs/digits.py:tinny",),
-    "configs/nothing.py": ("--config=configs/nothing.py",),
+    "configs/nothing.py is no file": ("--config=configs/nothing.py",),
     "config.json is not there": ("--mode=sample",),
-    "--config": (),
+    "--config= is no file; give FILE.py": (),
     "mode": ("--mode=dream",),
     "bogus": (TINY, "--bogus=1"),
-    "path": ("--config=configs/folder.py:path=nowhere,size=8",),
+    "nowhere": ("--config=configs/folder.py:path=nowhere,size=8",),
+    "'stray'": (TINY, "stray"),
 }
 
 
