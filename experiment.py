@@ -16,6 +16,7 @@ from diffusion.samplers import SAMPLERS
 from diffusion.schedules import SCHEDULES
 from input_pipeline import DATASETS, Source, evaluation_batches, train_batches
 from input_pipeline.batches import local_rows
+from input_pipeline.source import some
 from models import MODELS
 from training import ema, optim, sharding
 from training.objective import Diffusion, diffusion_objective, validation_losses
@@ -89,26 +90,20 @@ def construct(table: dict, call: Call, key: str, *given, **more):
     except TypeError as error:
         taken = [name for name in list(signature.parameters)[len(given) :] if name not in more]
         raise ValueError(f"{key}: {call.name}: {error}; it takes {', '.join(taken) or 'no arguments'}") from None
-    return builder(*given, **arguments)
+    try:
+        return builder(*given, **arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{key}: {call.name}: {error}") from error
 
 
 def build(config) -> Experiment:
     """Everything that can be refused without reading data or compiling is refused here, in one line."""
     mesh = sharding.data_mesh()
-    check_batches(config, mesh)
+    check_numbers(config)
     task = build_task(config)
     diffusion = build_diffusion(config)
-    module = build_model(config)
-
-    def apply(params, x, noise_input, cond, dropout_key=None):
-        train, rngs = dropout_key is not None, {"dropout": dropout_key}
-        return module.apply({"params": params}, x, noise_input, cond, train=train, rngs=rngs if train else None)
-
-    def init_params(key):
-        x = jnp.zeros((1, *task.sample_shape))
-        cond = {"label": jnp.zeros((1,), jnp.int32)} if config.data.classes else {}
-        return module.init({"params": key}, x, jnp.zeros((1,)), cond)["params"]
-
+    apply, init_params = build_network(config, task)
+    plan_of(config, diffusion.schedule, settings_of(config))
     update = Update(build_optimiser(config), tuple(config.ema.decays), config.ema.warmup)
     names = tuple(map(ema.name, update.ema_decays))
     init = functools.partial(new_state, init_params, update.optimiser, names, config.seed)
@@ -130,7 +125,7 @@ def build(config) -> Experiment:
         batches=functools.partial(device_batches, config, source, mesh),
         init=jax.jit(init, out_shardings=whole, compiler_options=RUNS_ONCE.get(jax.default_backend())),
         abstract=abstract,
-        train_step=jax.jit(train_step, donate_argnums=0),
+        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(whole, None)),
         validation_loss=build_validation(config, source, mesh, held_out_losses),
         denoiser=denoiser,
         sample=build_sample(config, task, diffusion.schedule, denoiser),
@@ -141,12 +136,42 @@ def build(config) -> Experiment:
 RUNS_ONCE = {"cpu": {"xla_backend_optimization_level": 0}}
 
 
+LEAST = {
+    "seed": 0,
+    "data.workers": 1,
+    "data.prefetch": 1,
+    "optim.accumulate": 1,
+    "optim.max_skipped": 1,
+    "train.steps": 1,
+    "train.batch_size": 1,
+    "checkpoint.every": 1,
+    "checkpoint.keep": 1,
+    "log.every": 1,
+    "sampling.batch_size": 1,
+    "sampling.grid_images": 1,
+    "evaluation.validation_draws": 1,
+    "evaluation.validation_images": 1,
+    "evaluation.samples": 1,
+}
+
+
+def check_numbers(config) -> None:
+    """Numbers that no run can use."""
+    for key, least in LEAST.items():
+        section, _, name = key.rpartition(".")
+        value = (config[section] if section else config)[name]
+        if value < least:
+            raise ValueError(f"{key}={value} must be {least} or more")
+    if not config.ema.decays or not all(0 <= decay < 1 for decay in config.ema.decays):
+        raise ValueError(f"ema.decays={tuple(config.ema.decays)} must be one or more numbers in [0, 1)")
+    if config.seed >= 2**32:
+        raise ValueError(f"seed={config.seed} must be below 2**32")
+
+
 def check_batches(config, mesh) -> None:
-    """Batches that do not divide over processes, devices and micro-batches."""
+    """Training batches that do not divide over devices and micro-batches."""
     parts = mesh.size * config.optim.accumulate
     what = f"parts ({mesh.size} devices x {config.optim.accumulate} micro-batches)"
-    if config.optim.accumulate < 1:
-        raise ValueError(f"optim.accumulate={config.optim.accumulate} must be 1 or more")
     sharding.check_divides(config.train.batch_size, parts, "train.batch_size", what)
 
 
@@ -167,28 +192,45 @@ def build_diffusion(config) -> Diffusion:
     parameterisation = construct(prediction.PARAMETERISATIONS, call, "diffusion.prediction", schedule)
     call = parse_call(section.weighting, "diffusion.weighting")
     weighting = construct(losses.WEIGHTINGS, call, "diffusion.weighting")
-    loss = losses.hybrid if section.learned_variance else losses.weighted
-    return Diffusion(schedule, parameterisation, weighting, loss(schedule, parameterisation, weighting))
+    mean_loss = losses.weighted(schedule, parameterisation, weighting)
+    learned = section.learned_variance
+    loss = losses.hybrid(schedule, parameterisation, weighting) if learned else mean_loss
+    return Diffusion(schedule, parameterisation, weighting, loss, mean_loss)
 
 
-def build_model(config):
+def build_network(config, task: Task) -> tuple[Callable, Callable]:
+    """(apply(params, x, noise_input, cond, dropout_key=None) -> out, init(key) -> params) of config.model."""
+    module = build_model(config, task)
+
+    def apply(params, x, noise_input, cond, dropout_key=None):
+        train, rngs = dropout_key is not None, {"dropout": dropout_key}
+        return module.apply({"params": params}, x, noise_input, cond, train=train, rngs=rngs if train else None)
+
+    def init(key):
+        image, label = jnp.zeros((1, *task.sample_shape), jnp.uint8), jnp.zeros((1,), jnp.int32)
+        x0, cond = task.prepare(key[None], {"image": image, "label": label}, False)
+        return module.init({"params": key}, x0, jnp.zeros((1,)), cond)["params"]
+
+    return apply, init
+
+
+def build_model(config, task: Task):
     """The network of config.model; its sizes and number of labels follow from data and task."""
     fields = config.model.to_dict()
     height, _, channels = config.data.shape
-    labels = config.data.classes + (config.task.drop > 0) if config.task.name == "class" else 0
     return construct(
         MODELS,
         Call(fields.pop("name"), tuple(fields.items())),
         "model.name",
         size=height,
         out_channels=channels * (2 if config.diffusion.learned_variance else 1),
-        num_labels=labels,
+        num_labels=task.labels,
     )
 
 
 def build_optimiser(config):
     section = config.optim
-    rate = optim.learning_rate_schedule(section.learning_rate, section.warmup, section.decay_steps)
+    rate = optim.learning_rate_schedule(section.lr, section.warmup, section.decay_steps)
     builder = choose(optim.OPTIMISERS, section.name, "optim.name")
     return optim.with_clipping(builder(rate, section.b1, section.b2, section.eps, section.weight_decay), section.clip)
 
@@ -215,6 +257,7 @@ def build_source(config) -> Callable[[str], Source]:
 
 def device_batches(config, source, mesh, start: int) -> Iterator[dict]:
     """The training batches from step `start` on, as global arrays."""
+    check_batches(config, mesh)
     batches = train_batches(
         source(config.data.train_split),
         config.train.batch_size,
@@ -228,23 +271,22 @@ def device_batches(config, source, mesh, start: int) -> Iterator[dict]:
 
 
 def build_validation(config, source, mesh, losses_of: Callable) -> Callable:
-    """-> validation_loss(params): the mean over the first validation_images of the evaluation split."""
+    """-> validation_loss(params, check) -> (mean, n) over validation_images of the evaluation split."""
 
     @jax.jit
     def totals(params, batch):
         losses = losses_of(params, batch, batch["index"])
         return jnp.where(batch["valid"], losses, 0).sum(), batch["valid"].sum()
 
-    def validation_loss(params, check: Callable[[], None] = lambda: None) -> float:
-        held_out = source(config.data.eval_split)
-        held_out = held_out._replace(size=min(held_out.size, config.evaluation.validation_images))
-        size, sums = config.train.batch_size, np.zeros(2)
+    def validation_loss(params, check: Callable[[], None] = lambda: None) -> tuple[float, int]:
+        held_out = some(source(config.data.eval_split), config.evaluation.validation_images)
+        size, sums = sharding.round_up(config.train.batch_size, mesh.size), np.zeros(2)
         rows = local_rows(size, **processes())
         for i, batch in enumerate(evaluation_batches(held_out, size, **processes())):
             check()
             batch["index"] = (i * size + rows).astype(np.uint32)
             sums += jax.device_get(totals(params, sharding.put_batch(batch, mesh)))
-        return float(sums[0] / sums[1])
+        return float(sums[0] / sums[1]), int(sums[1])
 
     return validation_loss
 
@@ -258,7 +300,7 @@ def build_sample(config, task: Task, schedule, denoiser) -> Callable:
 
     @functools.partial(jax.jit, static_argnames="plan")
     def program(params, seeds, cond, numbers, plan: Plan):
-        keys = jax.vmap(jax.random.key)(seeds)
+        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING))(seeds)
         if plan.guided:
             pairs = guidance.paired(cond, task.null(cond))
             denoise = guidance.guide_pairs(denoiser(params, pairs), numbers["guidance"])
@@ -277,6 +319,15 @@ def build_sample(config, task: Task, schedule, denoiser) -> Callable:
         return program(params, seeds, cond, numbers, plan=plan)
 
     return sample
+
+
+# Folded into a seed's key, so that a training of the same seed does not share its draws.
+SAMPLING = 2**32 - 4
+
+
+def settings_of(config) -> Settings:
+    section = config.sampling
+    return Settings(section.sampler, section.steps, section.grid, section.guidance, section.threshold)
 
 
 class Plan(NamedTuple):
@@ -300,6 +351,8 @@ def plan_of(config, schedule, settings: Settings) -> tuple[Plan, dict]:
     grid(schedule, settings.steps)
     sampler = parse_call(settings.sampler, "sampling.sampler")
     construct(SAMPLERS, sampler, "sampling.sampler", schedule)
+    if ("variance", "learned") in sampler.arguments and not config.diffusion.learned_variance:
+        raise ValueError(f"sampling.sampler={settings.sampler!r} needs diffusion.learned_variance=True; it is False")
     sampler, sampler_numbers = sampler.split()
     threshold, threshold_numbers = None, {}
     if settings.threshold != "none":

@@ -16,7 +16,7 @@ flags.DEFINE_bool("allow_config_change", False, "Resume although keys that shape
 flags.DEFINE_integer("checkpoint", None, "sample, evaluate: the step to use; default the latest.")
 flags.DEFINE_string("ema", None, "sample, evaluate: the average to use, or 'raw'; default the config's first.")
 flags.DEFINE_integer("num", 64, "sample: how many images.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "sample, evaluate: image i has seed SEED + i.", lower_bound=0)
+flags.DEFINE_integer("seed", 0, "sample, evaluate: image i has seed SEED + i.", lower_bound=0, upper_bound=2**31)
 flags.DEFINE_string("label", None, "sample: a label for all, or 'balanced'; default as the training set has them.")
 flags.DEFINE_string("sampler", None, "sample, evaluate: overrides config.sampling.sampler, e.g. 'ddim(eta=1.0)'.")
 flags.DEFINE_integer("steps", None, "sample, evaluate: overrides config.sampling.steps.", lower_bound=1)
@@ -24,6 +24,11 @@ flags.DEFINE_float("guidance", None, "sample, evaluate: overrides config.samplin
 flags.DEFINE_string("out", None, "sample, evaluate: where results go; default inside the workdir.")
 flags.DEFINE_string("compilation_cache", None, "Folder of compiled programs; default ~/.cache/langevin.")
 FLAGS = flags.FLAGS
+
+# Flags that say something in these modes alone; elsewhere a config key does.
+ONLY_IN = dict.fromkeys(("num", "label"), ("sample",))
+ONLY_IN |= dict.fromkeys(("checkpoint", "ema", "seed", "sampler", "steps", "guidance", "out"), ("sample", "evaluate"))
+ONLY_IN |= {"allow_config_change": ("train",)}
 
 
 def main(argv):
@@ -33,13 +38,21 @@ def main(argv):
     from training.loop import Diverged
 
     try:
-        if len(argv) > 1:
-            raise ValueError(f"unexpected argument {argv[1]!r}; every option is a flag, --name=value")
+        check_flags(argv)
         getattr(modes, FLAGS.mode)(FLAGS.config, FLAGS)
     except (ValueError, OSError, ImportError, Diverged) as error:
         fail(error)
     except Interrupted as interrupted:
         sys.exit(128 + interrupted.signum)
+
+
+def check_flags(argv):
+    if len(argv) > 1:
+        raise ValueError(f"unexpected argument {argv[1]!r}; every option is a flag, --name=value")
+    for name, modes in ONLY_IN.items():
+        if FLAGS[name].present and FLAGS.mode not in modes:
+            where = " or ".join(modes)
+            raise ValueError(f"--{name} belongs to --mode={where}; in {FLAGS.mode} set a config key, --config.KEY")
 
 
 def set_up_devices():
@@ -75,20 +88,19 @@ def parse_flags(argv):
 
 
 def define_config(argv):
-    given = dict(word.lstrip("-").split("=", 1) for word in argv[1:] if word.startswith("-") and "=" in word)
-    mode = given.get("mode", "train")
-    if mode not in MODES:
-        raise ValueError(f"--mode={mode} is unknown; choose from {', '.join(MODES)}")
-    if "config" in given or mode == "train":
-        path = given.get("config", "").partition(":")[0]
-        if not os.path.isfile(path):
-            there = ", ".join(sorted(name for name in os.listdir("configs") if name.endswith(".py")))
-            raise ValueError(f"--config={path} is no file; give FILE.py[:words], for instance of configs/: {there}")
+    """Defines --config by what the other flags say: a file, or the config of the run in the workdir."""
+    FLAGS(argv, known_only=True)
+    if FLAGS.mode not in MODES:
+        raise ValueError(f"--mode={FLAGS.mode} is unknown; choose from {', '.join(MODES)}")
+    given = any(word.lstrip("-").partition("=")[0] == "config" for word in argv[1:])
+    if given or FLAGS.mode == "train":
         config_flags.DEFINE_config_file("config", None, "FILE.py[:word[,word][,key=value]]", lock_config=True)
-    elif "workdir" in given:
+        flags.mark_flag_as_required("config")
+    else:
+        from training.checkpoint import absolute
         from workdir import read_config
 
-        config_flags.DEFINE_config_dict("config", read_config(given["workdir"]), lock_config=True)
+        config_flags.DEFINE_config_dict("config", read_config(absolute(FLAGS.workdir)), lock_config=True)
 
 
 def unknown_key(argv):
@@ -97,15 +109,17 @@ def unknown_key(argv):
     from workdir import flatten
 
     known = flatten(base.get_config())
-    for word in argv[1:]:
-        key = word.lstrip("-").partition("=")[0].removeprefix("config.")
-        if word.lstrip("-").startswith("config.") and key not in known:
-            section = [name for name in known if name.rpartition(".")[0] == key.rpartition(".")[0]]
-            near = (
-                difflib.get_close_matches(key, known, n=3) or section or sorted({name.split(".")[0] for name in known})
-            )
-            return f"config key {key!r} is unknown; did you mean {', '.join(near)}?"
+    keys = [word.lstrip("-").partition("=")[0] for word in argv[1:]]
+    for key in (key.removeprefix("config.") for key in keys if key.startswith("config.")):
+        if key not in known:
+            section = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]
+            near = difflib.get_close_matches(key, section, n=3, cutoff=0.8) or section
+            return f"config key {key!r} is unknown; did you mean {', '.join(near or CONFIG_SECTIONS)}?"
     return None
+
+
+CONFIG_SECTIONS = ("task", "data", "model", "diffusion", "optim", "ema", "train", "checkpoint", "log", "sampling")
+CONFIG_SECTIONS += ("evaluation",)
 
 
 def fail(error):

@@ -1,6 +1,7 @@
 """What main.py can do: train, sample, evaluate. Each takes the config and the flags."""
 
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -15,7 +16,7 @@ import workdir as records
 from evaluation.images import make_grid, save_png, to_uint8
 from evaluation.results import Result
 from evaluation.small_images import ImageSet, judge
-from experiment import Experiment, Settings, build
+from experiment import Experiment, Settings, build, check_batches, settings_of
 from input_pipeline import facts
 from training import ema, sharding
 from training.checkpoint import Checkpoints, absolute
@@ -31,12 +32,16 @@ def train(config, flags) -> None:
     began = time.perf_counter()
     workdir = epath.Path(absolute(flags.workdir))
     experiment = build(config)
-    changed = {}
-    if (workdir / "config.json").exists():
-        changed = records.check_resume(config, records.read_config(workdir), flags.allow_config_change)
+    check_batches(config, experiment.mesh)
+    check_evaluators(config)
     data = facts(experiment.source(config.data.train_split))
+    if config.log.validation_every:
+        experiment.source(config.data.eval_split)  # a split that is not there is found now
     checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
+    changed = check_run(config, workdir, checkpoints, data, flags.allow_config_change)
     state, start = first_state(config, experiment, checkpoints)
+    if start < config.train.steps:
+        (workdir / "done.json").unlink(missing_ok=True)
     records.write_config(workdir, config)
     records.record_start(workdir, mode="train", step=start, changed=changed, data=data)
 
@@ -74,12 +79,27 @@ def train(config, flags) -> None:
     logging.info("done: %d steps, everything lies in %s", config.train.steps, workdir)
 
 
+def check_run(config, workdir, checkpoints: Checkpoints, data: dict, allow: bool) -> dict:
+    """What a resume changes; ValueError where it would not be the same run. {} for a run without a checkpoint."""
+    step = checkpoints.latest()
+    if step is None:
+        return {}
+    if step > config.train.steps:
+        raise ValueError(f"this run is at step {step}, past train.steps={config.train.steps}; use another --workdir")
+    changed = records.check_resume(config, records.read_config(workdir), allow)
+    if not allow:
+        records.check_data(data, records.last_start(workdir, "train").get("data"))
+    return changed
+
+
 def first_state(config, experiment: Experiment, checkpoints: Checkpoints):
     """(state, step): the latest checkpoint's, or a new one, warm-started where the config says from what."""
     step = checkpoints.latest()
     if step is not None:
         logging.info("resuming from checkpoint %d", step)
-        return checkpoints.restore(step, experiment.abstract), step
+        state = checkpoints.restore(step, experiment.abstract)
+        seed = jax.device_put(np.uint32(config.seed), experiment.abstract.extra["seed"].sharding)
+        return state.replace(extra=state.extra | {"seed": seed}), step  # another only by --allow_config_change
     state = experiment.init()
     if config.init_from:
         state = warm_start(state, config.init_from, config.init_weights, config.init_pattern)
@@ -96,7 +116,7 @@ def sample_hook(config, experiment: Experiment, workdir, writer) -> Hook:
 
     def run(step, state, check):
         labels = training_labels(experiment, config, seeds)
-        images = draw(experiment, config, state.ema[name], seeds, labels, sampling_settings(config), check)
+        images = draw(experiment, config, state.ema[name], seeds, labels, settings_of(config), check)
         save_png(path(step), make_grid(images))
         writer.write_images(step, {"samples": make_grid(images)})
 
@@ -108,28 +128,27 @@ def validation_hook(config, experiment: Experiment, workdir, writer) -> Hook:
 
     def run(step, state, check):
         weights = {"raw": state.params, **state.ema}
-        values = {f"validation_loss/{name}": experiment.validation_loss(w, check) for name, w in weights.items()}
+        values = {f"validation_loss/{name}": experiment.validation_loss(w, check)[0] for name, w in weights.items()}
         writer.write_scalars(step, values)
         logging.info("step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
 
     def done(step):
-        lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        path = workdir / "metrics.jsonl"
+        lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
         return any(line["step"] == step and "validation_loss/raw" in line for line in lines)
 
     return Hook(config.log.validation_every, run, done)
 
 
-def sampling_settings(config, flags=None) -> Settings:
+def asked_settings(config, flags) -> Settings:
     """config.sampling, overridden by the flags that were given."""
-    section = config.sampling
-    settings = Settings(section.sampler, section.steps, section.grid, section.guidance, section.threshold)
-    given = {} if flags is None else {key: flags[key].value for key in ("sampler", "steps", "guidance")}
-    return settings._replace(**{key: value for key, value in given.items() if value is not None})
+    given = {key: flags[key].value for key in ("sampler", "steps", "guidance")}
+    return settings_of(config)._replace(**{key: value for key, value in given.items() if value is not None})
 
 
 def draw(experiment: Experiment, config, params, seeds, labels, settings, check=lambda: None) -> np.ndarray:
     """uint8 [n h w c]: image i of seeds[i] and labels[i] (None without labels), in equal batches, the last padded."""
-    size = -(-min(config.sampling.batch_size, len(seeds)) // experiment.mesh.size) * experiment.mesh.size
+    size = sharding.round_up(min(config.sampling.batch_size, len(seeds)), experiment.mesh.size)
     images = []
     for first in range(0, len(seeds), size):
         check()
@@ -139,7 +158,10 @@ def draw(experiment: Experiment, config, params, seeds, labels, settings, check=
             batch["label"] = np.asarray(labels, np.int32)[part]
         batch = sharding.put_batch(batch, experiment.mesh)
         drawn = experiment.sample(params, batch.pop("seeds"), batch, settings)
-        images.append(to_uint8(np.asarray(drawn)))
+        drawn = np.asarray(drawn)
+        if not np.isfinite(drawn).all():
+            raise ValueError(f"samples of seeds {seeds[first]} and on hold NaN: the weights, or the guidance, are bad")
+        images.append(to_uint8(drawn))
     return np.concatenate(images)[: len(seeds)]
 
 
@@ -159,7 +181,7 @@ def spread_labels(counts, seeds) -> np.ndarray:
 
 def training_labels(experiment: Experiment, config, seeds) -> np.ndarray | None:
     """Labels as the training set has them, uniform where it does not say; None without labels."""
-    if config.task.name != "class":
+    if not experiment.task.labels:
         return None
     counts = experiment.source(config.data.train_split).label_counts
     return spread_labels(np.ones(config.data.classes) if counts is None else counts, seeds)
@@ -205,7 +227,7 @@ def sample(config, flags) -> None:
     """Draws --num images into OUT/samples.npz, grid.png and settings.json."""
     workdir = epath.Path(absolute(flags.workdir))
     experiment = build(config)
-    settings = sampling_settings(config, flags)
+    settings = asked_settings(config, flags)
     seeds = flags.seed + np.arange(flags.num)
     labels, source = asked_labels(flags.label, config, workdir, seeds)
     weights = restored(config, experiment, workdir, flags)
@@ -250,7 +272,7 @@ def provenance(config, weights: Weights, settings: Settings, flags) -> dict:
         "to_uint8": "round",
         "data": {key: config.data[key] for key in ("name", "dataset", "shape", "preprocess")},
         "git": records.git_state(),
-        "command": records.sys.argv,
+        "command": sys.argv,
         "at": records.now(),
     }
 
@@ -258,15 +280,12 @@ def provenance(config, weights: Weights, settings: Settings, flags) -> dict:
 def evaluate(config, flags) -> None:
     """Runs the config's evaluators and writes evaluation.json, the settings beside every number."""
     workdir = epath.Path(absolute(flags.workdir))
+    check_evaluators(config)
     experiment = build(config)
-    settings = sampling_settings(config, flags)
+    settings = asked_settings(config, flags)
     weights = restored(config, experiment, workdir, flags)
     out = epath.Path(absolute(flags.out)) if flags.out else workdir
     results = {}
-    for evaluator in config.evaluation.evaluators:
-        if evaluator not in EVALUATORS:
-            choices = ", ".join(sorted(EVALUATORS))
-            raise ValueError(f"evaluation.evaluators: {evaluator!r} is unknown; choose from {choices}")
     for evaluator in config.evaluation.evaluators:
         for name, result in EVALUATORS[evaluator](config, experiment, weights, settings, flags.seed):
             results[name] = result.as_dict()
@@ -279,15 +298,9 @@ def evaluate(config, flags) -> None:
 
 def evaluate_validation_loss(config, experiment, weights, settings, seed) -> Iterator[tuple[str, Result]]:
     """The deterministic validation loss on the evaluation split."""
-    section = config.evaluation
-    held_out = experiment.source(config.data.eval_split)
-    facts = {
-        "split": config.data.eval_split,
-        "n": min(section.validation_images, held_out.size),
-        "draws": section.validation_draws,
-        "weighting": config.diffusion.weighting,
-    }
-    yield "validation_loss", Result(experiment.validation_loss(weights.params), facts)
+    value, n = experiment.validation_loss(weights.params)
+    draws, weighting = config.evaluation.validation_draws, config.diffusion.weighting
+    yield "validation_loss", Result(value, dict(split=config.data.eval_split, n=n, draws=draws, weighting=weighting))
 
 
 def evaluate_small_images(config, experiment, weights, settings, seed) -> Iterator[tuple[str, Result]]:
@@ -315,3 +328,10 @@ EVALUATORS: dict[str, Callable] = {
     "validation_loss": evaluate_validation_loss,
     "small_images": evaluate_small_images,
 }
+
+
+def check_evaluators(config) -> None:
+    for name in config.evaluation.evaluators:
+        if name not in EVALUATORS:
+            choices = ", ".join(sorted(EVALUATORS))
+            raise ValueError(f"evaluation.evaluators: {name!r} is unknown; choose from {choices}")

@@ -9,8 +9,9 @@ from importlib import metadata
 
 import jax
 from etils import epath
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict
 
+from configs import base
 from training.metrics import write_json
 
 # Keys that shape the result; a resume must agree on them. Those under FREE are about where and how fast, not what.
@@ -29,7 +30,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scik
 
 
 def flatten(config, prefix: str = "") -> dict:
-    """{'optim.learning_rate': 2e-4, ...} of a ConfigDict or the dict that JSON gave back; sequences are lists."""
+    """{'optim.lr': 2e-4, ...} of a ConfigDict or the dict that JSON gave back; sequences are lists."""
     flat = {}
     for key, value in dict(config).items():
         if isinstance(value, ConfigDict | dict):
@@ -45,13 +46,13 @@ def read_config(workdir: str) -> ConfigDict:
     if not path.exists():
         raise ValueError(f"{path} is not there: give --config, or a --workdir in which a training was started")
 
-    def typed(value):
-        if isinstance(value, dict):
-            return {key: typed(entry) for key, entry in value.items()}
-        # Only numbers are optional in configs/base.py, so a null can be overridden by a float.
-        return config_dict.placeholder(float) if value is None else tuple(value) if isinstance(value, list) else value
-
-    return ConfigDict(typed(json.loads(path.read_text())))
+    stored = flatten(json.loads(path.read_text()))
+    config = base.get_config()  # gives an older run's config the knobs that came since
+    with config.unlocked():
+        for key, value in stored.items():
+            if value is not None:  # base has the optional numbers unset
+                config.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
+    return config
 
 
 def write_config(workdir: str, config: ConfigDict) -> None:
@@ -76,6 +77,16 @@ def check_resume(config, stored, allow: bool) -> dict[str, tuple]:
             "values, or --allow_config_change"
         )
     return found
+
+
+def check_data(facts: dict, stored: dict | None) -> None:
+    """ValueError where the training set is not the one that the run began with, wherever it lies now."""
+    changed = [key for key in facts if stored and key in stored and facts[key] != stored[key]]
+    if changed:
+        raise ValueError(
+            f"the training set is not the one this run began with ({', '.join(changed)} differ: "
+            f"{stored['size']} images then, {facts['size']} now); restore it, or use another --workdir"
+        )
 
 
 def record_start(workdir: str, **facts) -> None:

@@ -65,7 +65,7 @@ def get_config():
 
     config.optim = ConfigDict()
     config.optim.name = "adam"
-    config.optim.learning_rate = 2e-4
+    config.optim.lr = 2e-4
     config.optim.warmup = 5000  # steps of linear rise from 0
     config.optim.decay_steps = 0  # > 0: cosine from the peak to 0, ending at this step
     config.optim.b1 = 0.9
@@ -130,12 +130,17 @@ def words(arg, **defaults):
 
 
 def images(config, size, channels=3, classes=0):
-    """Square images of this size, conditioned on labels where there are classes; attention at 16 or just below."""
-    config.data.update(shape=(size, size, channels), classes=classes)
+    """Images of size '64' or '96x64' (height x width), conditioned on labels where there are classes.
+
+    Attention stands at the first level of height 16 or below.
+    """
+    height, _, width = size.partition("x")
+    height, width = int(height), int(width or height)
+    config.data.update(shape=(height, width, channels), classes=classes)
     config.task.update(flip=True)
     if classes:
         config.task.update(name="class", drop=0.1)
-    sizes = [size // 2**level for level in range(len(config.model.multipliers))]
+    sizes = [height // 2**level for level in range(len(config.model.multipliers))]
     config.model.attention = (next((side for side in sizes if side <= 16), sizes[-1]),)
 
 

@@ -15,7 +15,7 @@ def get_config(arg=""):
     config.task.update(flip=True)
     config.data.update(name="arrayrecord", shape=(256, 256, 3))
     config.model.update(channels=128, multipliers=(1, 1, 2, 2, 4, 4), blocks=2, attention=(16,), dtype="bfloat16")
-    config.optim.update(learning_rate=2e-5)
+    config.optim.update(lr=2e-5)
     config.ema.update(warmup=False)
     config.train.update(steps=500_000, batch_size=64)
     config.sampling.update(sampler="ancestral(variance='small')", steps=1000, batch_size=16, grid_images=16)

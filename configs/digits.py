@@ -15,7 +15,7 @@ def get_config(arg=""):
     config.task.update(name="class", drop=0.1)
     config.data.update(name="digits", shape=(8, 8, 1), classes=10)
     config.model.update(channels=32, multipliers=(1, 2), blocks=2, attention=(4,), num_heads=4, groups=8)
-    config.optim.update(learning_rate=2e-3, warmup=100, decay_steps=1600)
+    config.optim.update(lr=2e-3, warmup=100, decay_steps=1600)
     config.ema.update(decays=(0.995,))
     config.train.update(steps=1600, batch_size=64)
     config.checkpoint.update(every=400)

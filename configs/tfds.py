@@ -11,7 +11,7 @@ from configs import base
 
 
 def get_config(arg=""):
-    word = base.words(arg, tiny=False, name="cifar10", size=32, channels=3, classes=0)
+    word = base.words(arg, tiny=False, name="cifar10", size="32", channels=3, classes=0)
     config = base.get_config()
     config.data.update(name="tfds", dataset=word.name)
     base.images(config, word.size, word.channels, word.classes)

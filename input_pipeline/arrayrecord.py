@@ -22,6 +22,7 @@ from input_pipeline.source import (
     Source,
     Unreadable,
     checked_shape,
+    digest_of,
     empty_batch,
     held,
     read_each,
@@ -151,19 +152,23 @@ def build(
     *,
     path: str,
     shape: tuple | None = None,
+    preprocess: str | None = None,
     max_bad_share: float = MAX_BAD_SHARE,
     memory_limit: int = MEMORY_LIMIT,
     workers: int = WORKERS,
 ) -> Source:
-    """The `split` under `path`. The `shape`, where given, must be the records' own.
+    """The `split` under `path`. `shape` and `preprocess`, where given, must be the records' own.
 
-    ValueError where the index or a shard is missing, the shape differs, or too many are damaged.
+    ValueError where the index or a shard is missing, one of the two differs, or too many are damaged.
     """
     index = read_index(path, split)
     stored = tuple(index["shape"])
     library()  # now, not in the first batch
     if shape is not None and checked_shape(shape) != stored:
         raise ValueError(f"{path} holds {stored} images, not {tuple(shape)}; pack them at that size")
+    if preprocess not in (None, index["preprocess"]):
+        packed = index["preprocess"]
+        raise ValueError(f"{path} was packed with preprocess={packed!r}, not {preprocess!r}; set it, or pack anew")
     shards, classes, counts = open_shards(path, index), index["classes"], index["label_counts"]
     unreadable = Unreadable(index["size"], max_bad_share)
     source = Source(
@@ -173,5 +178,6 @@ def build(
         label_counts=counts and np.array(counts, np.int64),
         read=_reader(shards, stored, index["format"], unreadable),
         skipped=unreadable.names,
+        digest=digest_of([f"{shard['file']} {shard['bytes']}" for shard in index["shards"]]),
     )
     return held(source, memory_limit, workers)

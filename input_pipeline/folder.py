@@ -23,6 +23,7 @@ from input_pipeline.source import (
     Unreadable,
     checked_shape,
     count_labels,
+    digest_of,
     held,
     read_each,
 )
@@ -69,7 +70,10 @@ def _held_out(names, share, seed):
 
 
 def _split_folders(root):
-    """{'train': folder, 'test': folder} as far as the folder has its own split."""
+    """{'train': folder, 'test': folder} as far as the folder has its own split; {} where one may be a class."""
+    subfolders = {entry.name for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")}
+    if subfolders - {"train", *HELD_OUT_FOLDERS}:
+        return {}
     test = next((root / name for name in HELD_OUT_FOLDERS if (root / name).is_dir()), None)
     folders = {"train": root / "train", "test": test}
     return {name: path for name, path in folders.items() if path and path.is_dir()}
@@ -147,5 +151,6 @@ def build(
         label_counts=found.classes and count_labels(found.labels, found.classes),
         read=read_each(load, found.names.__getitem__, shape, unreadable),
         skipped=unreadable.names,
+        digest=digest_of(found.names),
     )
     return held(source, memory_limit, workers)

@@ -3,6 +3,7 @@
 Adding a data set is one file with `build(split, **options) -> Source` and one line in DATASETS.
 """
 
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -10,6 +11,9 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+from absl import logging
+
+from input_pipeline import order
 
 MEMORY_LIMIT = 2**30  # bytes of decoded pixels up to which a set is held in memory
 MAX_BAD_SHARE = 0.01  # of the examples may be unreadable before the run stops
@@ -32,6 +36,7 @@ class Source(NamedTuple):
     label_counts: np.ndarray | None  # int64 [len(classes)], of all listed examples; None: not known
     read: Callable
     skipped: Callable = tuple  # () -> names of the unreadable examples met so far
+    digest: str = ""  # of the examples' names or shards: changes when the set does
     in_memory: bool = False
 
 
@@ -46,7 +51,9 @@ class Unreadable:
     def add(self, name: str, error: Exception) -> None:
         """Note an example; ValueError with the first three when the share is exceeded."""
         with self.lock:
-            self.reasons.setdefault(name, f"{name} ({error})".replace("\n", " "))
+            if name not in self.reasons:
+                self.reasons[name] = f"{name} ({error})".replace("\n", " ")
+                logging.warning("unreadable, left out: %s", self.reasons[name])
             bad = len(self.reasons)
         if bad > self.share * self.size:
             first = "; ".join(list(self.reasons.values())[:3])
@@ -129,4 +136,18 @@ def facts(source: Source) -> dict:
         "shape": list(source.shape),
         "classes": None if source.classes is None else list(source.classes),
         "label_counts": None if counts is None else counts.tolist(),
+        "digest": source.digest,
     }
+
+
+def digest_of(names: Sequence[str]) -> str:
+    """A short hash of names in their order."""
+    return hashlib.blake2b("\n".join(names).encode(), digest_size=8).hexdigest()
+
+
+def some(source: Source, most: int) -> Source:
+    """At most `most` examples, drawn evenly: sets on disk are often sorted by class."""
+    if source.size <= most:
+        return source
+    chosen = np.sort(order.permutation(source.size, 0, 0)(np.arange(most)))
+    return source._replace(size=most, read=lambda indices: source.read(chosen[indices]))

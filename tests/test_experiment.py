@@ -6,7 +6,7 @@ import pytest
 
 import modes
 from configs import digits
-from experiment import Settings, build, parse_call
+from experiment import Settings, build, check_batches, parse_call
 
 
 def config(**sections):
@@ -45,11 +45,13 @@ BAD = {
     "optim.name='sgd' is unknown; choose from adam, adamw": {"optim": {"name": "sgd"}},
     "weight_decay=0.1 has no place in adam": {"optim": {"weight_decay": 0.1}},
     "optim.accumulate=0 must be 1 or more": {"optim": {"accumulate": 0}},
-    r"train.batch_size=12 does not divide over 8 parts \(8 devices x 1": {"train": {"batch_size": 12}},
-    r"train.batch_size=24 does not divide over 16 parts": {
-        "train": {"batch_size": 24},
-        "optim": {"accumulate": 2},
-    },
+    "log.every=0 must be 1 or more": {"log": {"every": 0}},
+    r"ema.decays=\(1.0,\) must be": {"ema": {"decays": (1.0,)}},
+    "sampling.sampler='dimm' is unknown": {"sampling": {"sampler": "dimm"}},
+    "needs diffusion.learned_variance=True": {"sampling": {"sampler": "ancestral(variance='learned')"}},
+    "needs a network trained with task.drop > 0": {"task": {"drop": 0.0}},
+    "diffusion.schedule: linear: ": {"diffusion": {"schedule": "linear(steps='many')"}},
+    r"data.shape=\(8,\) must be height": {"data": {"shape": (8,)}},
     "data.name='digit' is unknown; choose from": {"data": {"name": "digit"}},
 }
 
@@ -59,6 +61,13 @@ def test_what_cannot_be_built_is_refused_in_one_line(message):
     with pytest.raises(ValueError, match=message) as refused:
         build(config(**BAD[message]))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("batch_size, accumulate, parts", [(12, 1, 8), (24, 2, 16)])
+def test_a_batch_that_does_not_divide_is_refused_with_both_numbers(batch_size, accumulate, parts):
+    made = config(train={"batch_size": batch_size}, optim={"accumulate": accumulate})
+    with pytest.raises(ValueError, match=f"train.batch_size={batch_size} does not divide over {parts} parts"):
+        check_batches(made, build(made).mesh)
 
 
 BAD_SETTINGS = {
@@ -80,7 +89,7 @@ def test_what_cannot_be_sampled_is_refused_in_one_line(built, message):
 
 
 def test_guidance_needs_a_network_that_was_trained_without_its_condition(built):
-    unguided = config(task={"drop": 0.0})
+    unguided = config(task={"drop": 0.0}, sampling={"guidance": None})
     experiment = build(unguided)
     with pytest.raises(ValueError, match="needs a network trained with task.drop > 0"):
         modes.draw(experiment, unguided, None, np.arange(8), np.zeros(8), SETTINGS)
@@ -130,7 +139,7 @@ def test_validation_loss_is_deterministic_and_independent_of_the_batch_size():
     for size in (8, 16, 8):
         made = config(train={"batch_size": size}, evaluation={"validation_images": 37, "validation_draws": 3})
         experiment = build(made)
-        values.append(experiment.validation_loss(experiment.init().params))
+        values.append(experiment.validation_loss(experiment.init().params)[0])
     assert values[0] == values[2] and np.isclose(values[0], values[1], rtol=1e-5)
 
 

@@ -116,19 +116,23 @@ def test_the_same_command_again_does_not_train_again(trained):
 
 
 def test_a_resume_under_another_config_stops_and_lists_the_keys(trained):
-    line = refused(TINY, f"--workdir={trained}", "--config.optim.learning_rate=0.5", "--config.train.steps=3")
-    assert "optim.learning_rate: 0.002 -> 0.5" in line and "train.steps" not in line and "--allow_config_change" in line
+    line = refused(TINY, f"--workdir={trained}", "--config.optim.lr=0.5", "--config.train.steps=3")
+    assert "optim.lr: 0.002 -> 0.5" in line and "train.steps" not in line and "--allow_config_change" in line
 
 
 MISTAKES = {
-    "did you mean optim.learning_rate": (TINY, "--config.optim.learning_rat=1"),
-    "learning_rate": (TINY, "--config.optim.learning_rate=fast"),
+    "did you mean optim.lr": (TINY, "--config.optim.lrr=1"),
+    "--config.optim.lr=fast": (TINY, "--config.optim.lr=fast"),
     "config word 'tinny' is unknown": ("--config=configs/digits.py:tinny",),
-    "configs/nothing.py is no file": ("--config=configs/nothing.py",),
+    "nothing.py": ("--config=configs/nothing.py",),
     "config.json is not there": ("--mode=sample",),
-    "--config= is no file; give FILE.py": (),
+    "--config must have a value": (),
     "mode": ("--mode=dream",),
     "bogus": (TINY, "--bogus=1"),
+    "--steps belongs to --mode=sample": (TINY, "--steps=3"),
+    "needs a network trained": (TINY, "--config.task.drop=0", "--config.sampling.guidance=2"),
+    "train.batch_size=7 does not": (TINY, "--config.train.batch_size=7", "--config.optim.accumulate=2"),
+    "split='nothing'": (TINY, "--config.data.eval_split=nothing"),
     "nowhere": ("--config=configs/folder.py:path=nowhere,size=8",),
     "'stray'": (TINY, "stray"),
 }
@@ -175,10 +179,16 @@ LONG = (TINY, "--config.train.steps=40", "--config.checkpoint.every=5", "--confi
         "--config.log.validation_every=0", "--config.log.every=5")  # fmt: skip
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("whole")
+    ok(*LONG, f"--workdir={workdir}")
+    return leaves(workdir, 40)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_a_run_that_is_killed_and_resumed_is_the_uninterrupted_run_bit_for_bit(tmp_path, signum):
-    whole, cut = tmp_path / "whole", tmp_path / "cut"
-    ok(*LONG, f"--workdir={whole}")
+def test_a_run_that_is_killed_and_resumed_is_the_uninterrupted_run_bit_for_bit(tmp_path, uninterrupted, signum):
+    cut = tmp_path / "cut"
     process = subprocess.Popen(command(*LONG, f"--workdir={cut}"), cwd=ROOT, env=environment(), stderr=subprocess.PIPE)
     deadline = time.time() + 120
     while not list((cut / "checkpoints").glob("[0-9]*")) and time.time() < deadline:
@@ -187,8 +197,8 @@ def test_a_run_that_is_killed_and_resumed_is_the_uninterrupted_run_bit_for_bit(t
     process.wait(timeout=60)
     assert process.returncode != 0 and not (cut / "done.json").exists()
     ok(*LONG, f"--workdir={cut}")
-    expected, found = leaves(whole, 40), leaves(cut, 40)
-    assert expected.keys() == found.keys()
-    assert [name for name in expected if not np.array_equal(expected[name], found[name])] == []
+    found = leaves(cut, 40)
+    assert uninterrupted.keys() == found.keys()
+    assert [name for name in found if not np.array_equal(uninterrupted[name], found[name])] == []
     steps = [json.loads(line)["step"] for line in (cut / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 40

@@ -59,7 +59,7 @@ def test_a_config_survives_its_file(tmp_path):
 
 FREE = {"train.steps": 7, "data.path": "elsewhere", "checkpoint.every": 1, "log.every": 1, "sampling.steps": 9,
         "optim.accumulate": 2, "model.remat": True, "optim.max_skipped": 2}  # fmt: skip
-SHAPING = {"seed": 1, "train.batch_size": 32, "model.channels": 64, "optim.learning_rate": 1.0, "task.drop": 0.2,
+SHAPING = {"seed": 1, "train.batch_size": 32, "model.channels": 64, "optim.lr": 1.0, "task.drop": 0.2,
            "diffusion.weighting": "min_snr", "ema.warmup": False, "data.name": "folder", "init_from": "x"}  # fmt: skip
 
 
@@ -80,5 +80,5 @@ def test_flags_beat_the_config():
         return types.SimpleNamespace(value=value)
 
     flags = {"sampler": flag("ancestral"), "steps": flag(None), "guidance": flag(0.0)}
-    settings = modes.sampling_settings(digits.get_config(), flags)
+    settings = modes.asked_settings(digits.get_config(), flags)
     assert settings.sampler == "ancestral" and settings.steps == 50 and settings.guidance == 0.0

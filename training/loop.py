@@ -61,13 +61,15 @@ def train(
     """
     done = start = int(jax.device_get(state.step))
     report = Report(writer, workdir, start, options)
+    profile = Profile(options.profile_from, workdir)
     in_flight = collections.deque()
 
     with Interrupt() as interrupt:
         try:
-            run_hooks(hooks, done, state, interrupt.check, resumed=True, last=done == options.steps)
+            with report.paused():
+                run_hooks(hooks, done, state, interrupt.check, resumed=True, last=done == options.steps)
             for step in range(start, options.steps):
-                profile(step, options.profile_from, workdir)
+                profile.before(step, state)
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
                     batch = next(batches)
                     with jax.transfer_guard("disallow"):
@@ -90,8 +92,10 @@ def train(
         except Interrupted as signal:
             logging.info("%s: saving step %d before going", signal, done)
             checkpoints.save(done, state)
+            report.write(done)
             raise
         finally:
+            profile.stop(state)
             checkpoints.wait()
             writer.flush()
     return state
@@ -105,12 +109,24 @@ def run_hooks(hooks, step: int, state, check, resumed: bool = False, last: bool 
             hook.run(step, state, check)
 
 
-def profile(step: int, first: int, workdir) -> None:
-    """Traces PROFILED steps from `first` on into workdir/profile."""
-    if first and step == first:
-        jax.profiler.start_trace(str(workdir / "profile"))
-    if first and step == first + PROFILED:
-        jax.profiler.stop_trace()
+class Profile:
+    """Traces PROFILED steps from `first` on (0: none) into workdir/profile, fewer if the run ends before."""
+
+    def __init__(self, first: int, workdir):
+        self.first, self.folder, self.on = first, str(workdir / "profile"), False
+
+    def before(self, step: int, state) -> None:
+        if self.first and step == self.first:
+            jax.profiler.start_trace(self.folder)
+            self.on = True
+        if step == self.first + PROFILED:
+            self.stop(state)
+
+    def stop(self, state) -> None:
+        if self.on:
+            jax.block_until_ready(state)
+            jax.profiler.stop_trace()
+            self.on = False
 
 
 class Report:
@@ -137,6 +153,7 @@ class Report:
         scalars = means(window, self.options.metric_labels)
         in_a_row = max(int(sums["skipped_in_a_row"][0]) for sums in window)
         scalars["skipped_in_a_row"] = in_a_row
+        scalars["skipped"] = len(window) - int(sum(sums["gradient_norm"][1] for sums in window))
         if step == self.first:
             scalars["first_step_seconds"] = seconds
         else:
@@ -148,7 +165,7 @@ class Report:
         if in_a_row >= self.options.max_skipped:
             raise Diverged(
                 f"{in_a_row} non-finite gradients in a row by step {step} (window {step - len(window) + 1} to {step}); "
-                "lower optim.learning_rate, or look at the data"
+                "lower optim.lr, or look at the data"
             )
 
     def _tell(self, step: int, scalars: dict, seconds: float) -> None:

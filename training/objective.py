@@ -26,7 +26,8 @@ class Diffusion(NamedTuple):
     schedule: Schedule
     parameterisation: Parameterisation
     weighting: Weighting
-    loss: Loss
+    loss: Loss  # what is minimised
+    mean_loss: Loss  # its part that has a trivial predictor: without the bound of a learned variance
 
 
 def split(keys: jax.Array, n: int) -> jax.Array:
@@ -34,12 +35,12 @@ def split(keys: jax.Array, n: int) -> jax.Array:
     return jnp.moveaxis(jax.vmap(partial(jax.random.split, num=n))(keys), 1, 0)
 
 
-def losses_at(apply: Apply, diffusion: Diffusion, params, x0, cond, t, eps, dropout_key=None) -> jax.Array:
-    """[b] losses at given times t [b 1 1 1] and noise eps [b h w c]; dropout only with a key."""
+def losses_at(apply: Apply, diffusion: Diffusion, params, x0, cond, t, eps, dropout_key=None):
+    """([b] losses, [b] mean losses) at given times t [b 1 1 1] and noise eps [b h w c]; dropout only with a key."""
     level = diffusion.schedule.level(t)
     x_t = corrupt(x0, eps, level)
     out = apply(params, *inputs(diffusion.parameterisation, x_t, t, level), cond, dropout_key)
-    return diffusion.loss(out, x0, eps, t)
+    return diffusion.loss(out, x0, eps, t), diffusion.mean_loss(out[..., : x0.shape[-1]], x0, eps, t)
 
 
 def diffusion_objective(apply: Apply, task: Task, diffusion: Diffusion) -> Objective:
@@ -50,8 +51,8 @@ def diffusion_objective(apply: Apply, task: Task, diffusion: Diffusion) -> Objec
         x0, cond = task.prepare(task_keys, batch, True)
         t = uniform(time_keys, diffusion.schedule)
         eps = normal(noise_keys, x0.shape[1:])
-        losses = losses_at(apply, diffusion, params, x0, cond, t, eps, dropout_key)
-        return losses, by_logsnr(diffusion, losses, x0, t, batch["valid"])
+        losses, mean_losses = losses_at(apply, diffusion, params, x0, cond, t, eps, dropout_key)
+        return losses, by_logsnr(diffusion, mean_losses, x0, t, batch["valid"])
 
     return objective
 
@@ -63,14 +64,15 @@ def validation_losses(apply: Apply, task: Task, diffusion: Diffusion, draws: int
     """
 
     def losses(params, batch, indices):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(VALIDATION), indices)
+        base = jax.random.fold_in(jax.random.key(0), VALIDATION)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(base, indices)
         x0, cond = task.prepare(keys, batch, False)
 
         def draw(j):
             time_keys, noise_keys = split(jax.vmap(jax.random.fold_in, (0, None))(keys, j), 2)
             u = (j + jax.vmap(jax.random.uniform)(time_keys)) / draws
             t = at(u.reshape(-1, 1, 1, 1), diffusion.schedule)
-            return losses_at(apply, diffusion, params, x0, cond, t, normal(noise_keys, x0.shape[1:]))
+            return losses_at(apply, diffusion, params, x0, cond, t, normal(noise_keys, x0.shape[1:]))[0]
 
         return jax.lax.map(draw, jnp.arange(draws)).mean(axis=0)
 
@@ -78,7 +80,7 @@ def validation_losses(apply: Apply, task: Task, diffusion: Diffusion, draws: int
 
 
 def by_logsnr(diffusion: Diffusion, losses, x0, t, valid) -> Sums:
-    """Loss and trivial loss, in all and for each of BUCKETS, over the valid examples.
+    """Mean loss and trivial loss, in all and for each of BUCKETS, over the valid examples.
 
     The trivial predictor is the best linear denoiser of data with the batch's mean square: a loss that does not
     fall below its line in some bucket has not begun to learn there.
@@ -98,7 +100,7 @@ def by_logsnr(diffusion: Diffusion, losses, x0, t, valid) -> Sums:
     }
 
 
-VALIDATION = 2**31  # seeds the validation noise of every run alike
+VALIDATION = 2**32 - 3  # the validation noise of every run alike, apart from its training steps
 
 EDGES = (-8, -6, -4, -2, 0, 2, 4, 6, 8)
 BUCKETS = tuple(zip((float("-inf"), *EDGES), (*EDGES, float("inf"))))

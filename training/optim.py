@@ -15,7 +15,8 @@ def learning_rate_schedule(peak: float, warmup: int, decay_steps: int = 0) -> op
 
 def with_clipping(optimiser: optax.GradientTransformation, clip: float) -> optax.GradientTransformation:
     """Global-norm clipping before the optimiser; 0 leaves the gradient as it is."""
-    return optax.chain(optax.clip_by_global_norm(clip), optimiser) if clip > 0 else optimiser
+    first = optax.clip_by_global_norm(clip) if clip > 0 else optax.identity()
+    return optax.chain(first, optimiser)  # a chain in any case, so that checkpoints have one layout
 
 
 def adam(rate, b1, b2, eps, weight_decay):

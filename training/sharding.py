@@ -27,6 +27,10 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
+def round_up(n: int, multiple: int) -> int:
+    return -(-n // multiple) * multiple
+
+
 def check_divides(batch_size: int, parts: int, key: str, what: str) -> None:
     if batch_size < 1 or batch_size % parts:
         raise ValueError(f"{key}={batch_size} does not divide over {parts} {what}; make it a multiple of {parts}")

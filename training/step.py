@@ -46,7 +46,8 @@ def make_train_step(objective: Objective, update: Update, accumulate: int = 1) -
 
         gradient, sums = accumulated(jax.grad(loss, has_aux=True), state.params, batch, keys, dropout_key, accumulate)
         state, norms = apply_update(state, gradient, update)
-        return state, sums | norms
+        finite = norms["gradient_norm"][1]  # a skipped step does not count in the means
+        return state, jax.tree.map(lambda x: jnp.where(finite, x, 0), sums) | norms
 
     return train_step
 

@@ -13,12 +13,14 @@ class Task(NamedTuple):
     """prepare(keys [b], batch, train) -> (x0 [b h w c] in [-1, 1], cond); null(cond) -> the cond of no condition.
 
     restore(x0) undoes what prepare did to the image and is what sampling returns. sample_shape is x0's (h, w, c).
+    labels is the number of rows that a label embedding needs, the null label's included; 0 without labels.
     """
 
     prepare: Callable[[jax.Array, dict[str, jax.Array], bool], tuple[jax.Array, Cond]]
     null: Callable[[Cond], Cond]
     restore: Callable[[jax.Array], jax.Array]
     sample_shape: tuple[int, int, int]
+    labels: int = 0
 
 
 def normalise(image: jax.Array) -> jax.Array:
@@ -42,7 +44,7 @@ def drop_condition(keys: jax.Array, cond: Cond, null: Cond, rate: float) -> Cond
     return jax.tree.map(choose, cond, null)
 
 
-def image_task(shape, flip: bool, drop: float, condition: Callable, null: Callable) -> Task:
+def image_task(shape, flip: bool, drop: float, condition: Callable, null: Callable, labels: int = 0) -> Task:
     """A task whose x0 is the image itself; condition(batch) -> cond."""
 
     def prepare(keys, batch, train):
@@ -51,7 +53,7 @@ def image_task(shape, flip: bool, drop: float, condition: Callable, null: Callab
         x0 = flip_half(flip_keys, x0) if flip and train else x0
         return x0, drop_condition(drop_keys, cond, null(cond), drop) if drop and train else cond
 
-    return Task(prepare, null, lambda x0: x0, shape)
+    return Task(prepare, null, lambda x0: x0, shape, labels)
 
 
 def unconditional(shape: tuple[int, int, int], classes: int, drop: float, flip: bool) -> Task:
@@ -71,6 +73,7 @@ def class_conditional(shape: tuple[int, int, int], classes: int, drop: float, fl
         drop,
         condition=lambda batch: {"label": batch["label"]},
         null=lambda cond: {"label": jnp.full_like(cond["label"], classes)},
+        labels=classes + (drop > 0),
     )
 
 

@@ -45,6 +45,7 @@ def warm_start(state: TrainState, init_from: str, weights: str, pattern: str) ->
 def report(origin: str, step: int, weights: str, own: dict, loaded: dict, taken: set) -> None:
     logging.info("%s step %d (%s): %d of %d parameter arrays loaded", origin, step, weights, len(taken), len(own))
     for what, names in {
+        "loaded": sorted(taken),
         "kept at their initial values": sorted(own.keys() - taken),
         "there but not used": sorted(loaded.keys() - taken),
     }.items():

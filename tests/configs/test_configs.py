@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 import modes
 from configs import base
-from experiment import build
+from experiment import build, settings_of
 from workdir import flatten
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -34,7 +34,7 @@ def test_tiny_trains_two_steps_and_samples_once(name):
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, state.params)
     assert int(state.step) == 2 and any(jax.tree.leaves(changed))
     labels = modes.training_labels(experiment, config, np.arange(8))
-    images = modes.draw(experiment, config, state.params, np.arange(8), labels, modes.sampling_settings(config))
+    images = modes.draw(experiment, config, state.params, np.arange(8), labels, settings_of(config))
     assert images.shape == (8, *config.data.shape) and images.dtype == np.uint8 and images.std() > 0
 
 

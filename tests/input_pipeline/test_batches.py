@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from input_pipeline import evaluation_batches, facts, train_batches
-from input_pipeline.source import Source, empty_batch
+from input_pipeline.source import Source, empty_batch, some
 
 
 def numbered(size, in_memory=False, fail_at=None, delay=0.0):
@@ -103,5 +103,13 @@ def test_a_batch_that_the_processes_do_not_divide_is_refused_at_once(stream):
 
 
 def test_facts_are_plain():
-    source = numbered(3)._replace(classes=("a", "b"), label_counts=np.array([1, 2]))
-    assert facts(source) == {"size": 3, "shape": [1, 1, 1], "classes": ["a", "b"], "label_counts": [1, 2]}
+    source = numbered(3)._replace(classes=("a", "b"), label_counts=np.array([1, 2]), digest="d")
+    counts = {"classes": ["a", "b"], "label_counts": [1, 2]}
+    assert facts(source) == {"size": 3, "shape": [1, 1, 1], "digest": "d", **counts}
+
+
+def test_some_is_an_even_draw_of_a_sorted_set():
+    drawn = some(numbered(1000), 100)
+    labels = drawn.read(np.arange(100))["label"]
+    assert drawn.size == 100 and len(set(labels)) == 100 and np.all(np.diff(labels) > 0)
+    assert abs(labels.mean() - 500) < 100 and some(numbered(50), 100).size == 50
