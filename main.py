@@ -64,7 +64,7 @@ def set_up_devices():
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
     logging.set_verbosity(max(FLAGS.verbosity, logging.INFO))
     logging.get_absl_handler().setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
-    logging.get_absl_logger().addFilter(ours_or_serious)
+    logging.get_absl_handler().addFilter(ours_or_serious)
 
 
 def ours_or_serious(record):

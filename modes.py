@@ -12,13 +12,14 @@ from absl import logging
 from clu import parameter_overview
 from etils import epath
 
+import drawing
 import workdir as records
-from evaluation.images import make_grid, save_png, to_uint8
+from evaluation.images import make_grid, save_png
 from evaluation.results import Result
 from evaluation.small_images import ImageSet, judge
 from experiment import Experiment, Settings, build, check_batches, settings_of
 from input_pipeline import facts
-from training import ema, sharding
+from training import ema
 from training.checkpoint import Checkpoints, absolute
 from training.loop import Hook, Options
 from training.loop import train as run_loop
@@ -115,8 +116,8 @@ def sample_hook(config, experiment: Experiment, workdir, writer) -> Hook:
         return workdir / "samples" / f"step_{step:08}.png"
 
     def run(step, state, check):
-        labels = training_labels(experiment, config, seeds)
-        images = draw(experiment, config, state.ema[name], seeds, labels, settings_of(config), check)
+        labels = drawing.training_labels(experiment, config, seeds)
+        images = drawing.draw(experiment, config, state.ema[name], seeds, labels, settings_of(config), check)
         save_png(path(step), make_grid(images))
         writer.write_images(step, {"samples": make_grid(images)})
 
@@ -146,64 +147,6 @@ def asked_settings(config, flags) -> Settings:
     return settings_of(config)._replace(**{key: value for key, value in given.items() if value is not None})
 
 
-def draw(experiment: Experiment, config, params, seeds, labels, settings, check=lambda: None) -> np.ndarray:
-    """uint8 [n h w c]: image i of seeds[i] and labels[i] (None without labels), in equal batches, the last padded."""
-    size = sharding.round_up(min(config.sampling.batch_size, len(seeds)), experiment.mesh.size)
-    images = []
-    for first in range(0, len(seeds), size):
-        check()
-        part = np.arange(first, first + size).clip(max=len(seeds) - 1)
-        batch = {"seeds": np.asarray(seeds, np.uint32)[part]}
-        if labels is not None:
-            batch["label"] = np.asarray(labels, np.int32)[part]
-        batch = sharding.put_batch(batch, experiment.mesh)
-        drawn = experiment.sample(params, batch.pop("seeds"), batch, settings)
-        drawn = np.asarray(drawn)
-        if not np.isfinite(drawn).all():
-            raise ValueError(f"samples of seeds {seeds[first]} and on hold NaN: the weights, or the guidance, are bad")
-        images.append(to_uint8(drawn))
-    return np.concatenate(images)[: len(seeds)]
-
-
-GOLDEN = (5**0.5 - 1) / 2
-
-
-def spread_labels(counts, seeds) -> np.ndarray:
-    """Labels in the proportions of `counts`, a function of the seed alone.
-
-    The seeds walk a Weyl sequence through the cumulative proportions, so that any run of consecutive seeds has the
-    proportions to within a few images, however many are drawn.
-    """
-    u = np.asarray(seeds, np.float64) * GOLDEN % 1
-    edges = np.cumsum(counts) / np.sum(counts)
-    return np.searchsorted(edges[:-1], u, side="right").astype(np.int32)
-
-
-def training_labels(experiment: Experiment, config, seeds) -> np.ndarray | None:
-    """Labels as the training set has them, uniform where it does not say; None without labels."""
-    if not experiment.task.labels:
-        return None
-    counts = experiment.source(config.data.train_split).label_counts
-    return spread_labels(np.ones(config.data.classes) if counts is None else counts, seeds)
-
-
-def asked_labels(label: str | None, config, workdir, seeds) -> tuple[np.ndarray | None, str]:
-    """(labels, where they come from) for --label: a number, 'balanced', or None for the training set's proportions."""
-    classes = config.data.classes
-    if config.task.name != "class":
-        if label is not None:
-            raise ValueError(f"--label={label}: this model is unconditional (task.name={config.task.name})")
-        return None, "none"
-    if label == "balanced":
-        return (seeds % classes).astype(np.int32), "balanced"
-    if label is not None:
-        if not label.isdigit() or int(label) >= classes:
-            raise ValueError(f"--label={label} must be 'balanced' or a number from 0 to {classes - 1}")
-        return np.full(len(seeds), int(label), np.int32), "given"
-    counts = records.last_start(workdir, "train").get("data", {}).get("label_counts")
-    return spread_labels(counts or np.ones(classes), seeds), "training set's" if counts else "uniform"
-
-
 class Weights(NamedTuple):
     """Restored parameters and where they are from."""
 
@@ -229,34 +172,18 @@ def sample(config, flags) -> None:
     experiment = build(config)
     settings = asked_settings(config, flags)
     seeds = flags.seed + np.arange(flags.num)
-    labels, source = asked_labels(flags.label, config, workdir, seeds)
+    labels, source = drawing.asked_labels(flags.label, config, workdir, seeds)
     weights = restored(config, experiment, workdir, flags)
     out = epath.Path(absolute(flags.out)) if flags.out else workdir / "samples" / f"sample_{weights.step:08}"
     began = time.perf_counter()
-    images = draw(experiment, config, weights.params, seeds, labels, settings)
+    images = drawing.draw(experiment, config, weights.params, seeds, labels, settings)
     seconds = time.perf_counter() - began
-    write_samples(out, images, labels, seeds)
+    drawing.write_samples(out, images, labels, seeds)
     columns = config.data.classes if source == "balanced" and config.data.classes <= 16 else None
     save_png(out / "grid.png", make_grid(images[:64], columns))
     facts = provenance(config, weights, settings, flags) | {"num": flags.num, "labels": source}
     write_json(out / "settings.json", facts)
     logging.info("%d images in %.1f s (compilation included): %s", flags.num, seconds, out / "grid.png")
-
-
-def write_samples(out, images, labels, seeds) -> None:
-    """samples.npz, or numbered shards of at most SHARD_BYTES of pixels each."""
-    out.mkdir(parents=True, exist_ok=True)
-    labels = np.full(len(seeds), -1, np.int32) if labels is None else labels
-    per_shard = max(1, SHARD_BYTES // images[0].nbytes)
-    starts = range(0, len(images), per_shard)
-    for shard, start in enumerate(starts):
-        part = slice(start, start + per_shard)
-        name = "samples.npz" if len(starts) == 1 else f"samples_{shard:05}_of_{len(starts):05}.npz"
-        with (out / name).open("wb") as file:
-            np.savez(file, images=images[part], labels=labels[part], seeds=seeds[part])
-
-
-SHARD_BYTES = 2 * 10**9
 
 
 def provenance(config, weights: Weights, settings: Settings, flags) -> dict:
@@ -306,9 +233,9 @@ def evaluate_validation_loss(config, experiment, weights, settings, seed) -> Ite
 def evaluate_small_images(config, experiment, weights, settings, seed) -> Iterator[tuple[str, Result]]:
     """The judgement of evaluation/small_images.py, on evaluation.samples images labelled as the training set is."""
     seeds = seed + np.arange(config.evaluation.samples)
-    labels = training_labels(experiment, config, seeds)
+    labels = drawing.training_labels(experiment, config, seeds)
     began = time.perf_counter()
-    images = draw(experiment, config, weights.params, seeds, labels, settings)
+    images = drawing.draw(experiment, config, weights.params, seeds, labels, settings)
     yield (
         "sampling_seconds",
         Result(time.perf_counter() - began, {"n": len(seeds), "compilation": "included"}),

@@ -4,7 +4,7 @@ import jax
 import numpy as np
 import pytest
 
-import modes
+import drawing
 from configs import digits
 from experiment import Settings, build, check_batches, parse_call
 
@@ -28,7 +28,7 @@ SETTINGS = Settings("ddim(eta=0.0)", 2, "trailing", 2.0, "static")
 def draw(built, seeds, labels, settings=SETTINGS, batch_size=8):
     experiment, state = built
     made = config(sampling={"batch_size": batch_size})
-    return modes.draw(experiment, made, state.params, seeds, labels, settings)
+    return drawing.draw(experiment, made, state.params, seeds, labels, settings)
 
 
 BAD = {
@@ -92,7 +92,7 @@ def test_guidance_needs_a_network_that_was_trained_without_its_condition(built):
     unguided = config(task={"drop": 0.0}, sampling={"guidance": None})
     experiment = build(unguided)
     with pytest.raises(ValueError, match="needs a network trained with task.drop > 0"):
-        modes.draw(experiment, unguided, None, np.arange(8), np.zeros(8), SETTINGS)
+        drawing.draw(experiment, unguided, None, np.arange(8), np.zeros(8), SETTINGS)
 
 
 @pytest.mark.parametrize("text", ["ddim(eta=0.5)", "ddim( eta = 0.5 )"])
@@ -157,6 +157,6 @@ def test_an_untrained_network_has_loss_one_and_the_trivial_predictor_less(built)
 def test_labels_have_the_proportions_of_the_training_set_over_any_run_of_seeds(n):
     counts = np.array([178, 182, 177, 183, 181, 182, 181, 179, 174, 180])
     for first in (0, 12345):
-        drawn = np.bincount(modes.spread_labels(counts, first + np.arange(n)), minlength=10)
+        drawn = np.bincount(drawing.spread_labels(counts, first + np.arange(n)), minlength=10)
         assert np.all(np.abs(drawn - n * counts / counts.sum()) <= 3)
-    assert modes.spread_labels(counts, np.arange(n))[-1] == modes.spread_labels(counts, np.array([n - 1]))[0]
+    assert drawing.spread_labels(counts, np.arange(n))[-1] == drawing.spread_labels(counts, np.array([n - 1]))[0]

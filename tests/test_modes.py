@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+import drawing
 import modes
 import workdir as records
 from configs import digits
@@ -13,8 +14,8 @@ from configs import digits
 
 def test_samples_over_the_limit_are_numbered_shards_of_the_same_rows(tmp_path, monkeypatch):
     images = np.arange(10 * 4 * 4 * 3, dtype=np.uint32).astype(np.uint8).reshape(10, 4, 4, 3)
-    monkeypatch.setattr(modes, "SHARD_BYTES", 3 * images[0].nbytes)
-    modes.write_samples(tmp_path, images, None, np.arange(10))
+    monkeypatch.setattr(drawing, "SHARD_BYTES", 3 * images[0].nbytes)
+    drawing.write_samples(tmp_path, images, None, np.arange(10))
     files = sorted(tmp_path.glob("*.npz"))
     assert [file.name for file in files] == [f"samples_{k:05}_of_00004.npz" for k in range(4)]
     shards = [np.load(file) for file in files]
@@ -25,7 +26,7 @@ def test_samples_over_the_limit_are_numbered_shards_of_the_same_rows(tmp_path, m
 
 def asked(label, classes=10, task="class", tmp_path="nowhere"):
     config = ConfigDict({"data": {"classes": classes}, "task": {"name": task}})
-    return modes.asked_labels(label, config, tmp_path, np.arange(20))
+    return drawing.asked_labels(label, config, tmp_path, np.arange(20))
 
 
 def test_labels_are_given_balanced_or_the_training_sets(tmp_path):

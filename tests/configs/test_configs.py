@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import modes
+import drawing
 from configs import base
 from experiment import build, settings_of
 from workdir import flatten
@@ -33,8 +33,8 @@ def test_tiny_trains_two_steps_and_samples_once(name):
         assert np.isfinite(sums["loss"][0])
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, state.params)
     assert int(state.step) == 2 and any(jax.tree.leaves(changed))
-    labels = modes.training_labels(experiment, config, np.arange(8))
-    images = modes.draw(experiment, config, state.params, np.arange(8), labels, settings_of(config))
+    labels = drawing.training_labels(experiment, config, np.arange(8))
+    images = drawing.draw(experiment, config, state.params, np.arange(8), labels, settings_of(config))
     assert images.shape == (8, *config.data.shape) and images.dtype == np.uint8 and images.std() > 0
 
 

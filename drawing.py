@@ -1,0 +1,81 @@
+"""From seeds to images in files: which labels, drawn in equal batches, written with what they depend on."""
+
+import numpy as np
+
+import workdir as records
+from evaluation.images import to_uint8
+from experiment import Experiment
+from training import sharding
+
+GOLDEN = (5**0.5 - 1) / 2
+
+
+def spread_labels(counts, seeds) -> np.ndarray:
+    """Labels in the proportions of `counts`, a function of the seed alone.
+
+    The seeds walk a Weyl sequence through the cumulative proportions, so that any run of consecutive seeds has the
+    proportions to within a few images, however many are drawn.
+    """
+    u = np.asarray(seeds, np.float64) * GOLDEN % 1
+    edges = np.cumsum(counts) / np.sum(counts)
+    return np.searchsorted(edges[:-1], u, side="right").astype(np.int32)
+
+
+def training_labels(experiment: Experiment, config, seeds) -> np.ndarray | None:
+    """Labels as the training set has them, uniform where it does not say; None without labels."""
+    if not experiment.task.labels:
+        return None
+    counts = experiment.source(config.data.train_split).label_counts
+    return spread_labels(np.ones(config.data.classes) if counts is None else counts, seeds)
+
+
+def asked_labels(label: str | None, config, workdir, seeds) -> tuple[np.ndarray | None, str]:
+    """(labels, where they come from) for --label: a number, 'balanced', or None for the training set's proportions."""
+    classes = config.data.classes
+    if config.task.name != "class":
+        if label is not None:
+            raise ValueError(f"--label={label}: this model is unconditional (task.name={config.task.name})")
+        return None, "none"
+    if label == "balanced":
+        return (seeds % classes).astype(np.int32), "balanced"
+    if label is not None:
+        if not label.isdigit() or int(label) >= classes:
+            raise ValueError(f"--label={label} must be 'balanced' or a number from 0 to {classes - 1}")
+        return np.full(len(seeds), int(label), np.int32), "given"
+    counts = records.last_start(workdir, "train").get("data", {}).get("label_counts")
+    return spread_labels(counts or np.ones(classes), seeds), "training set's" if counts else "uniform"
+
+
+def draw(experiment: Experiment, config, params, seeds, labels, settings, check=lambda: None) -> np.ndarray:
+    """uint8 [n h w c]: image i of seeds[i] and labels[i] (None without labels), in equal batches, the last padded."""
+    size = sharding.round_up(min(config.sampling.batch_size, len(seeds)), experiment.mesh.size)
+    images = []
+    for first in range(0, len(seeds), size):
+        check()
+        part = np.arange(first, first + size).clip(max=len(seeds) - 1)
+        batch = {"seeds": np.asarray(seeds, np.uint32)[part]}
+        if labels is not None:
+            batch["label"] = np.asarray(labels, np.int32)[part]
+        batch = sharding.put_batch(batch, experiment.mesh)
+        drawn = experiment.sample(params, batch.pop("seeds"), batch, settings)
+        drawn = np.asarray(drawn)
+        if not np.isfinite(drawn).all():
+            raise ValueError(f"samples of seeds {seeds[first]} and on hold NaN: the weights, or the guidance, are bad")
+        images.append(to_uint8(drawn))
+    return np.concatenate(images)[: len(seeds)]
+
+
+def write_samples(out, images, labels, seeds) -> None:
+    """samples.npz, or numbered shards of at most SHARD_BYTES of pixels each."""
+    out.mkdir(parents=True, exist_ok=True)
+    labels = np.full(len(seeds), -1, np.int32) if labels is None else labels
+    per_shard = max(1, SHARD_BYTES // images[0].nbytes)
+    starts = range(0, len(images), per_shard)
+    for shard, start in enumerate(starts):
+        part = slice(start, start + per_shard)
+        name = "samples.npz" if len(starts) == 1 else f"samples_{shard:05}_of_{len(starts):05}.npz"
+        with (out / name).open("wb") as file:
+            np.savez(file, images=images[part], labels=labels[part], seeds=seeds[part])
+
+
+SHARD_BYTES = 2 * 10**9
