@@ -96,6 +96,11 @@ def construct(table: dict, call: Call, key: str, *given, **more):
         raise ValueError(f"{key}: {call.name}: {error}") from error
 
 
+def named(table: dict, text: str, key: str, *given):
+    """What a config's text names in a table, constructed."""
+    return construct(table, parse_call(text, key), key, *given)
+
+
 def build(config) -> Experiment:
     """Everything that can be refused without reading data or compiling is refused here, in one line."""
     mesh = sharding.data_mesh()
@@ -187,11 +192,9 @@ def build_task(config) -> Task:
 
 def build_diffusion(config) -> Diffusion:
     section = config.diffusion
-    schedule = construct(SCHEDULES, parse_call(section.schedule, "diffusion.schedule"), "diffusion.schedule")
-    call = parse_call(section.prediction, "diffusion.prediction")
-    parameterisation = construct(prediction.PARAMETERISATIONS, call, "diffusion.prediction", schedule)
-    call = parse_call(section.weighting, "diffusion.weighting")
-    weighting = construct(losses.WEIGHTINGS, call, "diffusion.weighting")
+    schedule = named(SCHEDULES, section.schedule, "diffusion.schedule")
+    parameterisation = named(prediction.PARAMETERISATIONS, section.prediction, "diffusion.prediction", schedule)
+    weighting = named(losses.WEIGHTINGS, section.weighting, "diffusion.weighting")
     mean_loss = losses.weighted(schedule, parameterisation, weighting)
     learned = section.learned_variance
     loss = losses.hybrid(schedule, parameterisation, weighting) if learned else mean_loss

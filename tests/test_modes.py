@@ -76,6 +76,23 @@ def test_a_resume_may_change_what_does_not_shape_the_result(key):
         assert list(records.check_resume(config, stored, allow=True)) == [key]
 
 
+def test_a_training_set_that_changed_is_another_run():
+    facts = {"size": 10, "classes": ["a", "b"], "digest": "1"}
+    records.check_data(facts, dict(facts))
+    records.check_data(facts, None)
+    records.check_data(facts, {"size": 10})
+    with pytest.raises(ValueError, match=r"\(size, digest differ: 11 images then, 10 now\)"):
+        records.check_data(facts, facts | {"size": 11, "digest": "2"})
+
+
+def test_an_older_runs_config_gets_the_knobs_that_came_since(tmp_path):
+    stored = digits.get_config().to_dict()
+    del stored["log"]["profile_from"], stored["evaluation"]
+    records.write_json(tmp_path / "config.json", stored)
+    read = records.read_config(tmp_path)
+    assert read.log.profile_from == 0 and read.evaluation.samples and read.model.channels == stored["model"]["channels"]
+
+
 def test_flags_beat_the_config():
     def flag(value):
         return types.SimpleNamespace(value=value)

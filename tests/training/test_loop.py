@@ -150,6 +150,14 @@ def test_a_hook_that_stands_is_not_repeated_at_a_start(tmp_path):
     assert calls == [5]
 
 
+@pytest.mark.parametrize("first, steps", [(1, 3), (1, 8)])
+def test_a_trace_is_written_and_a_resume_inside_its_window_goes_on(tmp_path, first, steps):
+    train(tmp_path, steps=steps, profile_from=first)
+    assert list(tmp_path.glob("profile/**/*.xplane.pb"))
+    state = run(*make(), 0, 3)[0]
+    assert int(train(tmp_path / "resumed", steps=9, profile_from=first, state=state).step) == 9
+
+
 def test_metrics_are_totals_over_counts_of_the_window():
     window = [
         {"loss": (np.float32(6), np.int32(2)), "by": (np.array([1.0, 0.0]), np.array([1, 0]))},

@@ -61,6 +61,7 @@ def test_a_non_finite_gradient_changes_only_the_counters():
     after, sums = step(state, None, bad)
     assert equal((after.params, after.opt_state, after.ema), (state.params, state.opt_state, state.ema))
     assert int(after.step) == 4 and int(after.extra["skipped"]) == 1 == int(sums["skipped_in_a_row"][0])
+    assert int(sums["loss"][1]) == 0 and int(sums["gradient_norm"][1]) == 0
     twice, _ = step(after, None, bad)
     assert int(twice.extra["skipped_in_a_row"]) == 2
     recovered, _ = run(twice, step, 5, 6)
