@@ -41,6 +41,11 @@ def test_own_split_is_taken_and_labels_agree_over_splits(tmp_path, held_out):
     assert test.label_counts.tolist() == [0, 1, 1]
 
 
+def test_a_class_called_train_is_a_class_among_others(tmp_path):
+    fill(tmp_path, [f"{name}/{i}.png" for name in ("car", "bus", "train", "test") for i in range(3)])
+    assert folder("train", path=tmp_path, shape=SHAPE).classes == ("bus", "car", "test", "train")
+
+
 def test_held_out_share_is_disjoint_complete_and_a_function_of_names_and_seed(tmp_path):
     fill(tmp_path, [f"{i:03}.png" for i in range(100)])
     options = dict(path=tmp_path, shape=SHAPE, held_out=0.1)
