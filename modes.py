@@ -48,7 +48,8 @@ def train(config, flags) -> None:
 
     writer = Writer(workdir, step=start) if jax.process_index() == 0 else Silent()
     writer.write_hparams(records.flatten(config))
-    writer.write_texts(start, {"parameters": parameter_overview.get_parameter_overview(state.params)})
+    table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    writer.write_texts(start, {"parameters": table})
     parameters = parameter_overview.count_parameters(state.params)
     seconds = time.perf_counter() - began
     logging.info(

@@ -12,7 +12,7 @@ import time
 
 import jax
 import numpy as np
-from absl import app
+from absl import app, logging
 from etils import epath
 
 from configs import digits
@@ -42,6 +42,7 @@ def measure(batches, experiment, state, sums, workdir) -> np.ndarray:
 
 def main(argv):
     del argv
+    logging.set_verbosity(logging.WARNING)
     experiment = build(digits.get_config())
     state, batches = experiment.init(), experiment.batches(0)
     batch = next(batches)

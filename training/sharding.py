@@ -24,6 +24,8 @@ def over_data(mesh: Mesh) -> NamedSharding:
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's rows of a batch -> global arrays, split over the mesh."""
     sharding = over_data(mesh)
+    if jax.process_count() == 1:
+        return jax.device_put(batch, sharding)  # all arrays in one call
     return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
 
 
