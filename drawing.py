@@ -1,11 +1,14 @@
 """From seeds to images in files: which labels, drawn in equal batches, written with what they depend on."""
 
+import io
+
 import numpy as np
 
 import workdir as records
 from evaluation.images import to_uint8
 from experiment import Experiment
 from training import sharding
+from training.metrics import write_atomic
 
 GOLDEN = (5**0.5 - 1) / 2
 
@@ -39,7 +42,7 @@ def asked_labels(label: str | None, config, workdir, seeds) -> tuple[np.ndarray 
     if label == "balanced":
         return (seeds % classes).astype(np.int32), "balanced"
     if label is not None:
-        if not label.isdigit() or int(label) >= classes:
+        if not label.isdecimal() or int(label) >= classes:
             raise ValueError(f"--label={label} must be 'balanced' or a number from 0 to {classes - 1}")
         return np.full(len(seeds), int(label), np.int32), "given"
     counts = records.last_start(workdir, "train").get("data", {}).get("label_counts")
@@ -67,15 +70,15 @@ def draw(experiment: Experiment, config, params, seeds, labels, settings, check=
 
 def write_samples(out, images, labels, seeds) -> None:
     """samples.npz, or numbered shards of at most SHARD_BYTES of pixels each."""
-    out.mkdir(parents=True, exist_ok=True)
     labels = np.full(len(seeds), -1, np.int32) if labels is None else labels
     per_shard = max(1, SHARD_BYTES // images[0].nbytes)
     starts = range(0, len(images), per_shard)
     for shard, start in enumerate(starts):
         part = slice(start, start + per_shard)
         name = "samples.npz" if len(starts) == 1 else f"samples_{shard:05}_of_{len(starts):05}.npz"
-        with (out / name).open("wb") as file:
-            np.savez(file, images=images[part], labels=labels[part], seeds=seeds[part])
+        buffer = io.BytesIO()
+        np.savez(buffer, images=images[part], labels=labels[part], seeds=seeds[part])
+        write_atomic(out / name, buffer.getvalue())
 
 
 SHARD_BYTES = 2 * 10**9

@@ -38,6 +38,7 @@ def train(config, flags) -> None:
     data = facts(experiment.source(config.data.train_split))
     if config.log.validation_every:
         experiment.source(config.data.eval_split)  # a split that is not there is found now
+    held = records.lock(workdir)  # noqa: F841  as long as this function runs
     checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
     changed = check_run(config, workdir, checkpoints, data, flags.allow_config_change)
     state, start = first_state(config, experiment, checkpoints)

@@ -1,6 +1,7 @@
 """What a run leaves beside its checkpoints: config.json, run.json, and the check that a resume means the same run."""
 
 import datetime
+import fcntl
 import json
 import os
 import subprocess
@@ -29,6 +30,20 @@ FREE = (
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 
 
+def lock(workdir: str):
+    """Keeps other trainings out of a local workdir while the returned file is open; a kill opens it again."""
+    if "://" in os.fspath(workdir):
+        return None
+    os.makedirs(workdir, exist_ok=True)
+    file = open(os.path.join(workdir, ".lock"), "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        raise ValueError(f"another training writes into {workdir}: stop it, or use another --workdir") from None
+    return file
+
+
 def flatten(config, prefix: str = "") -> dict:
     """{'optim.lr': 2e-4, ...} of a ConfigDict or the dict that JSON gave back; sequences are lists."""
     flat = {}
@@ -40,13 +55,20 @@ def flatten(config, prefix: str = "") -> dict:
     return flat
 
 
+def read_json(path):
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); restore it, or use another --workdir") from None
+
+
 def read_config(workdir: str) -> ConfigDict:
     """The config of the run in `workdir`. Raises ValueError where there is none."""
     path = epath.Path(workdir) / "config.json"
     if not path.exists():
         raise ValueError(f"{path} is not there: give --config, or a --workdir in which a training was started")
 
-    stored = flatten(json.loads(path.read_text()))
+    stored = flatten(read_json(path))
     config = base.get_config()  # gives an older run's config the knobs that came since
     with config.unlocked():
         for key, value in stored.items():
@@ -92,7 +114,7 @@ def check_data(facts: dict, stored: dict | None) -> None:
 def record_start(workdir: str, **facts) -> None:
     """Appends this start to run.json: when, what code, which packages and devices, which command."""
     path = epath.Path(workdir) / "run.json"
-    entries = json.loads(path.read_text()) if path.exists() else []
+    entries = read_json(path) if path.exists() else []
     entries.append(
         {
             "started": now(),
@@ -111,8 +133,8 @@ def record_start(workdir: str, **facts) -> None:
 def last_start(workdir: str, mode: str) -> dict:
     """The newest entry of run.json that has this mode; {} if there is none."""
     path = epath.Path(workdir) / "run.json"
-    entries = json.loads(path.read_text()) if path.exists() else []
-    return next((entry for entry in reversed(entries) if entry["mode"] == mode), {})
+    entries = read_json(path) if path.exists() else []
+    return next((entry for entry in reversed(entries) if entry.get("mode") == mode), {})
 
 
 def now() -> str:

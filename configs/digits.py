@@ -19,7 +19,7 @@ def get_config(arg=""):
     config.ema.update(decays=(0.995,))
     config.train.update(steps=1400, batch_size=64)
     config.checkpoint.update(every=350)
-    config.log.update(every=50, samples_every=350, validation_every=400)
+    config.log.update(every=50, samples_every=350, validation_every=350)
     config.sampling.update(sampler="ddim(eta=0.0)", steps=50, guidance=1.2, batch_size=250)
     config.evaluation.update(evaluators=("validation_loss", "small_images"), samples=1000)
     return base.tiny(config) if word.tiny else config

@@ -59,7 +59,7 @@ class Unreadable:
             first = "; ".join(list(self.reasons.values())[:3])
             raise ValueError(
                 f"{bad} of {self.size} images are unreadable, over max_bad_share={self.share}: "
-                f"{first}; repair or remove them, or raise max_bad_share"
+                f"{first}; repair or remove them, or raise --config.data.max_bad_share"
             )
 
     def names(self) -> list[str]:

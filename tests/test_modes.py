@@ -93,6 +93,24 @@ def test_an_older_runs_config_gets_the_knobs_that_came_since(tmp_path):
     assert read.log.profile_from == 0 and read.evaluation.samples and read.model.channels == stored["model"]["channels"]
 
 
+def test_a_workdir_takes_one_training_at_a_time(tmp_path):
+    held = records.lock(tmp_path)
+    with pytest.raises(ValueError, match="another training writes into"):
+        records.lock(tmp_path)
+    held.close()
+    records.lock(tmp_path).close()
+
+
+@pytest.mark.parametrize("text", ["", "{"])
+def test_a_damaged_record_is_named(tmp_path, text):
+    for name in ("config.json", "run.json"):
+        (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match="config.json is damaged"):
+        records.read_config(tmp_path)
+    with pytest.raises(ValueError, match="run.json is damaged"):
+        records.last_start(tmp_path, "train")
+
+
 def test_flags_beat_the_config():
     def flag(value):
         return types.SimpleNamespace(value=value)

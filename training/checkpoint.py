@@ -1,5 +1,6 @@
 """Checkpoints: Orbax behind one class. The checkpoint called k holds k updates, and position in the data is k."""
 
+import contextlib
 import dataclasses
 import os
 from collections.abc import Callable
@@ -62,15 +63,17 @@ class Checkpoints:
         if step not in self.manager.all_steps():
             steps = ", ".join(map(str, sorted(self.manager.all_steps()))) or "none"
             raise ValueError(f"no checkpoint {step} in {self.directory}; there are: {steps}")
-        return self.manager.item_metadata(step).tree
+        with whole(self.directory / str(step)):
+            return self.manager.item_metadata(step).tree
 
     def _read(self, step: int, like: dict, partial: bool) -> dict:
         stored = self.metadata(step)
         compare({key: stored.get(key, {}) for key in like} if partial else stored, like, step, partial)
         restore_args = ocp.checkpoint_utils.construct_restore_args(like)
-        return self.manager.restore(
-            step, args=ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=partial)
-        )
+        with whole(self.directory / str(step)):
+            return self.manager.restore(
+                step, args=ocp.args.PyTreeRestore(like, restore_args=restore_args, partial_restore=partial)
+            )
 
     def wait(self) -> None:
         """Returns when every save that was started is on disk; raises what went wrong in one."""
@@ -78,6 +81,18 @@ class Checkpoints:
 
     def close(self) -> None:
         self.manager.close()
+
+
+@contextlib.contextmanager
+def whole(path):
+    """Turns what TensorStore and Orbax say of a damaged checkpoint, in pages, into one line."""
+    try:
+        yield
+    except Exception as error:
+        first = (str(error).splitlines() or [""])[0][:150]
+        raise ValueError(
+            f"checkpoint {path} is damaged ({first}); remove that folder to go on from an older one"
+        ) from error
 
 
 def as_dict(state: TrainState) -> dict:

@@ -91,8 +91,8 @@ def train(
                 interrupt.check()
         except Interrupted as signal:
             logging.info("%s: saving step %d before going", signal, done)
-            checkpoints.save(done, state)
             report.write(done)
+            checkpoints.save(done, state)
             raise
         finally:
             profile.stop(state)

@@ -17,9 +17,15 @@ def warm_start(state: TrainState, init_from: str, weights: str, pattern: str) ->
     `pattern` (re.search) and whose shape agrees are taken; the rest keep their initial values and are listed.
     Raises ValueError when nothing is taken.
     """
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"init_pattern={pattern!r} is no regular expression: {error}") from None
     directory, step = split_step(init_from)
     checkpoints = Checkpoints(directory, read_only=True)
     step = checkpoints.latest() if step is None else step
+    if step is None:
+        raise ValueError(f"init_from={init_from}: no checkpoint there")
     stored = checkpoints.metadata(step)
     if weights not in checkpoints.weight_names(step):
         raise ValueError(

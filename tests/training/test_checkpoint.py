@@ -78,6 +78,17 @@ def test_a_leaf_that_is_missing_unexpected_or_of_another_shape_is_named(tmp_path
             checkpoints.restore(1, like.replace(params=params))
 
 
+@pytest.mark.parametrize("name, length", [("_METADATA", 0), ("_METADATA", 20), ("manifest.ocdbt", 20)])
+def test_a_damaged_checkpoint_is_named_in_one_line(tmp_path, name, length):
+    state, _ = make()
+    save(tmp_path, state).close()
+    file = tmp_path / "checkpoints" / "1" / "default" / name
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(ValueError, match="checkpoints/1 is damaged") as refused:
+        Checkpoints(tmp_path, read_only=True).restore(1, laid_out(state, replicated(data_mesh(jax.devices()[:1]))))
+    assert "\n" not in str(refused.value)
+
+
 def test_the_newest_are_kept_and_for_good_those_at_multiples(tmp_path):
     state, _ = make()
     checkpoints = Checkpoints(tmp_path, keep=2, keep_every=5)
