@@ -19,7 +19,7 @@ import time
 
 import jax
 import numpy as np
-from absl import app, flags
+from absl import app, flags, logging
 
 from configs import digits
 from experiment import build
@@ -58,6 +58,7 @@ def train(workdir: pathlib.Path, kill_after: float | None = None, signum: int = 
 
 def main(argv):
     del argv
+    logging.set_verbosity(logging.ERROR)
     rng = random.Random(FLAGS.seed)
     with tempfile.TemporaryDirectory() as folder:
         whole = pathlib.Path(folder) / "whole"
