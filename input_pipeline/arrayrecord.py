@@ -45,7 +45,7 @@ def decode(record: bytes) -> tuple[bytes, int, list[str]]:
     return record[HEADER.size : end], label, json.loads(record[end:] or "[]")
 
 
-def library():
+def array_record_module():
     """array_record's module, imported when first needed; ValueError where it is not installed."""
     try:
         from array_record.python import array_record_module
@@ -64,7 +64,7 @@ class Shards:
 
     def _reader(self, shard):
         if shard not in self.readers:  # two threads may both open it: the later one stays
-            self.readers[shard] = library().ArrayRecordReader(str(self.paths[shard]))
+            self.readers[shard] = array_record_module().ArrayRecordReader(str(self.paths[shard]))
         return self.readers[shard]
 
     def _place(self, indices):
@@ -163,7 +163,7 @@ def build(
     """
     index = read_index(path, split)
     stored = tuple(index["shape"])
-    library()  # now, not in the first batch
+    array_record_module()  # now, not in the first batch
     if shape is not None and checked_shape(shape) != stored:
         raise ValueError(f"{path} holds {stored} images, not {tuple(shape)}; pack them at that size")
     if preprocess not in (None, index["preprocess"]):

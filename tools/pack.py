@@ -80,7 +80,7 @@ def write_shard(path: Path, items, indices, make, pool) -> None:
     """One shard and, before it takes its name, its notes: what is in it and what was left out."""
     part, labels, captioned, skipped = path.with_suffix(".part"), Counter(), 0, {}
     # one record a group: random access would read the whole group
-    writer = arrayrecord.library().ArrayRecordWriter(str(part), "group_size:1,uncompressed")
+    writer = arrayrecord.array_record_module().ArrayRecordWriter(str(part), "group_size:1,uncompressed")
     for chunk in np.array_split(indices, max(1, len(indices) // AT_ONCE)):
         for index, (made, reason) in zip(chunk, pool.map(make, chunk), strict=True):
             if made is None:
