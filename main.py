@@ -114,12 +114,9 @@ def unknown_key(argv):
         if key not in known:
             section = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]
             near = difflib.get_close_matches(key, section, n=3, cutoff=0.8) or section
-            return f"config key {key!r} is unknown; did you mean {', '.join(near or CONFIG_SECTIONS)}?"
+            near = near or sorted({name.partition(".")[0] for name in known if "." in name})
+            return f"config key {key!r} is unknown; did you mean {', '.join(near)}?"
     return None
-
-
-CONFIG_SECTIONS = ("task", "data", "model", "diffusion", "optim", "ema", "train", "checkpoint", "log", "sampling")
-CONFIG_SECTIONS += ("evaluation",)
 
 
 def fail(error):
