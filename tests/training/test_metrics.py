@@ -1,5 +1,6 @@
 """metrics.jsonl, events and small files: each step stands once, whatever kills the run."""
 
+import contextlib
 import json
 import os
 import resource
@@ -119,27 +120,32 @@ def test_a_json_file_is_replaced_whole_and_leaves_nothing_beside(tmp_path):
     assert os.listdir(path.parent) == ["one.json"]
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def full_disk():
-    """No file may grow past 1,000 bytes, as on a full disk (EFBIG for ENOSPC)."""
+    """No file may grow past 1,000 bytes, as on a full disk (EFBIG for ENOSPC).
+
+    Not a fixture: between a test and its clean-up pytest writes to its own output, which may be a file.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path, full_disk):
+def test_a_full_disk_is_one_line_and_loses_nothing(tmp_path):
     path = tmp_path / "state.json"
     write_json(path, {"n": 1})
-    with pytest.raises(OSError, match="cannot write .*state.json: .*large.*") as error:
+    with full_disk(), pytest.raises(OSError, match="cannot write .*state.json: .*large.*") as error:
         write_atomic(path, bytes(5000))
     assert "\n" not in str(error.value)
     assert json.loads(path.read_text()) == {"n": 1} and os.listdir(tmp_path) == ["state.json"]
 
 
-def test_a_full_disk_ends_a_run_rather_than_hanging_it(tmp_path, full_disk):
+def test_a_full_disk_ends_a_run_rather_than_hanging_it(tmp_path):
     writer = Writer(tmp_path)
-    with pytest.raises(OSError, match="cannot write .*metrics.jsonl"):
+    with full_disk(), pytest.raises(OSError, match="cannot write .*metrics.jsonl"):
         for step in range(100):
             writer.write_scalars(step, {"loss": 0.123456789})
     writer = Writer(tmp_path, step=5)
