@@ -1,6 +1,5 @@
 """config -> Experiment: the one place where names become objects. Below it nobody sees a config."""
 
-import ast
 import functools
 import inspect
 import math
@@ -11,9 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffusion import guidance, losses, prediction, sampling, times
+from calls import Call, choose, construct, named, parse_call
+from diffusion import guidance, losses, prediction, sampling
+from diffusion.grids import GRIDS
 from diffusion.samplers import SAMPLERS
-from diffusion.schedules import SCHEDULES
+from diffusion.schedules import COMPOSED, LEARNED, SCHEDULES, Schedule, checked
+from diffusion.times import TIMES, Times
+from diffusion.uncertainty import init_uncertainty, log_variance
 from input_pipeline import DATASETS, Source, evaluation_batches, train_batches
 from input_pipeline.batches import local_rows
 from input_pipeline.source import some
@@ -38,6 +41,7 @@ class Experiment(NamedTuple):
     validation_loss: Callable  # (params, check) -> float
     denoiser: Callable  # (params, cond) -> Denoise
     sample: Callable  # (params, seeds [b], cond, Settings) -> images [b h w c] in [-1, 1]
+    calls: Callable  # Settings -> network calls a sample; guidance makes each a double one
 
 
 class Settings(NamedTuple):
@@ -47,58 +51,9 @@ class Settings(NamedTuple):
     steps: int
     grid: str
     guidance: float | None
+    guidance_interval: tuple[float, ...]
+    guidance_rescale: float
     threshold: str
-
-
-class Call(NamedTuple):
-    """A small part named as it would be called. Hashable, so that it can be fixed in a compiled program."""
-
-    name: str
-    arguments: tuple[tuple[str, Any], ...] = ()
-
-    def split(self) -> tuple["Call", dict[str, float]]:
-        """What is fixed in a program, and the floats, which are traced: a sweep over them compiles once."""
-        fixed = tuple((key, value) for key, value in self.arguments if not isinstance(value, float))
-        return self._replace(arguments=fixed), {k: v for k, v in self.arguments if isinstance(v, float)}
-
-
-def parse_call(text: str, key: str) -> Call:
-    """'ddim(eta=0.5)' or 'ddim' -> Call. Raises ValueError for anything but a name and literal keyword arguments."""
-    try:
-        node = ast.parse(text, mode="eval").body
-        if isinstance(node, ast.Name):
-            return Call(node.id)
-        if node.args:
-            raise ValueError("positional argument")
-        return Call(node.func.id, tuple((word.arg, ast.literal_eval(word.value)) for word in node.keywords))
-    except (SyntaxError, ValueError, AttributeError):
-        raise ValueError(f"{key}={text!r} is not of the form name or name(key=value, ...)") from None
-
-
-def choose(table: dict, name: str, key: str):
-    if name not in table:
-        raise ValueError(f"{key}={name!r} is unknown; choose from {', '.join(sorted(table))}")
-    return table[name]
-
-
-def construct(table: dict, call: Call, key: str, *given, **more):
-    """table[call.name](*given, **arguments, **more); a wrong name or argument is a ValueError that says what is."""
-    builder, arguments = choose(table, call.name, key), {**dict(call.arguments), **more}
-    signature = inspect.signature(builder)
-    try:
-        signature.bind(*given, **arguments)
-    except TypeError as error:
-        taken = [name for name in list(signature.parameters)[len(given) :] if name not in more]
-        raise ValueError(f"{key}: {call.name}: {error}; it takes {', '.join(taken) or 'no arguments'}") from None
-    try:
-        return builder(*given, **arguments)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{key}: {call.name}: {error}") from error
-
-
-def named(table: dict, text: str, key: str, *given):
-    """What a config's text names in a table, constructed."""
-    return construct(table, parse_call(text, key), key, *given)
 
 
 def build(config) -> Experiment:
@@ -107,21 +62,28 @@ def build(config) -> Experiment:
     check_numbers(config)
     task = build_task(config)
     diffusion = build_diffusion(config)
-    apply, init_params = build_network(config, task)
-    plan_of(config, diffusion.schedule, settings_of(config))
-    update = Update(build_optimiser(config), tuple(config.ema.decays), config.ema.warmup)
-    names = tuple(map(ema.name, update.ema_decays))
-    init = functools.partial(new_state, init_params, update.optimiser, names, config.seed)
+    apply, init_network = build_network(config, task)
+    network_calls(settings_of(config), diffusion.initial.schedule)
+    plan_of(config, settings_of(config), diffusion.initial.schedule)
+
+    def init_params(key):
+        return init_network(key) | diffusion.init(jax.random.fold_in(key, LEARNED_PARTS))
+
+    averages = ema.rules(config.ema.decays, config.ema.warmup, config.ema.sigma_rels)
+    update = Update(build_optimiser(config), averages)
+    times = build_times(config, diffusion.initial.schedule)
+    init = functools.partial(new_state, init_params, update.optimiser, tuple(averages), config.seed, times.init)
     whole = sharding.replicated(mesh)
     abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(init))
-    train_step = make_train_step(diffusion_objective(apply, task, diffusion), update, config.optim.accumulate)
-    held_out_losses = validation_losses(apply, task, diffusion, config.evaluation.validation_draws)
+    strata = config.train.batch_size if config.diffusion.stratified else 0
+    objective = diffusion_objective(apply, task, diffusion.of, times, strata)
+    train_step = make_train_step(objective, update, config.optim.accumulate)
+    held_out_losses = validation_losses(apply, task, diffusion.of, times, config.evaluation.validation_draws)
     source = build_source(config)
 
     def denoiser(params, cond):
-        return prediction.denoiser(
-            functools.partial(apply, params), cond, diffusion.schedule, diffusion.parameterisation
-        )
+        now = diffusion.of(params)
+        return prediction.denoiser(functools.partial(apply, params), cond, now.schedule, now.parameterisation)
 
     return Experiment(
         task=task,
@@ -133,7 +95,8 @@ def build(config) -> Experiment:
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(whole, None)),
         validation_loss=build_validation(config, source, mesh, held_out_losses),
         denoiser=denoiser,
-        sample=build_sample(config, task, diffusion.schedule, denoiser),
+        sample=build_sample(config, task, diffusion.of, denoiser),
+        calls=lambda settings: network_calls(settings, diffusion.initial.schedule),
     )
 
 
@@ -152,6 +115,7 @@ LEAST = {
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
     "log.every": 1,
+    "ema.snapshot_every": 0,
     "sampling.batch_size": 1,
     "sampling.grid_images": 1,
     "evaluation.validation_draws": 1,
@@ -169,6 +133,12 @@ def check_numbers(config) -> None:
             raise ValueError(f"{key}={value} must be {least} or more")
     if not config.ema.decays or not all(0 <= decay < 1 for decay in config.ema.decays):
         raise ValueError(f"ema.decays={tuple(config.ema.decays)} must be one or more numbers in [0, 1)")
+    if not all(0 < sigma_rel < ema.WIDEST for sigma_rel in config.ema.sigma_rels):
+        raise ValueError(f"ema.sigma_rels={tuple(config.ema.sigma_rels)} must lie between 0 and {ema.WIDEST:.4f}")
+    if config.ema.snapshot_every and not config.ema.sigma_rels:
+        raise ValueError(
+            f"ema.snapshot_every={config.ema.snapshot_every} has nothing to save: set ema.sigma_rels, or 0"
+        )
     if config.seed >= 2**32:
         raise ValueError(f"seed={config.seed} must be below 2**32")
 
@@ -190,15 +160,66 @@ def build_task(config) -> Task:
     return construct(TASKS, call, "task.name", tuple(config.data.shape), config.data.classes)
 
 
-def build_diffusion(config) -> Diffusion:
+class Mathematics(NamedTuple):
+    """The diffusion of a config, some of which may be learned."""
+
+    of: Callable[[Any], Diffusion]  # params -> Diffusion
+    init: Callable[[jax.Array], dict]  # key -> the parameters of its learned parts, beside the network's
+    initial: Diffusion  # before training
+
+
+def build_diffusion(config) -> Mathematics:
     section = config.diffusion
-    schedule = named(SCHEDULES, section.schedule, "diffusion.schedule")
-    parameterisation = named(prediction.PARAMETERISATIONS, section.prediction, "diffusion.prediction", schedule)
+    schedule_of, init_schedule = build_schedule(section)
+    call = parse_call(section.prediction, "diffusion.prediction")
+    unlearned = schedule_of(init_schedule(jax.random.key(0)))
+    parameterisation = construct(prediction.PARAMETERISATIONS, call, "diffusion.prediction", unlearned)
     weighting = named(losses.WEIGHTINGS, section.weighting, "diffusion.weighting")
-    mean_loss = losses.weighted(schedule, parameterisation, weighting)
-    learned = section.learned_variance
-    loss = losses.hybrid(schedule, parameterisation, weighting) if learned else mean_loss
-    return Diffusion(schedule, parameterisation, weighting, loss, mean_loss)
+    loss_of = choose(losses.LOSSES, section.loss, "diffusion.loss")
+    sees_level = init_schedule is not no_parameters and call.name in prediction.LINES
+
+    def init(key):
+        more = {"uncertainty": init_uncertainty(key)} if section.uncertainty else {}
+        return init_schedule(key) | more
+
+    def of(params):
+        schedule, what = schedule_of(params), parameterisation
+        if sees_level:
+            what = what._replace(noise_input=prediction.range_input(schedule))
+        loss = loss_of(schedule, what, weighting)
+        if section.uncertainty:
+            loss = losses.uncertain(loss, lambda t: log_variance(params["uncertainty"], schedule.level(t).logsnr))
+        return Diffusion(schedule, what, weighting, loss, losses.weighted(schedule, what, weighting))
+
+    return Mathematics(of, init, of(init(jax.random.key(0))))
+
+
+def build_schedule(section) -> tuple[Callable[[Any], Schedule], Callable[[jax.Array], dict]]:
+    """(params -> Schedule, key -> the parameters of a learned one)."""
+    call, fixed = parse_call(section.schedule, "diffusion.schedule"), SCHEDULES | COMPOSED
+    choose(fixed | LEARNED, call.name, "diffusion.schedule")
+    if call.name not in LEARNED:
+        schedule = checked(construct(fixed, call, "diffusion.schedule"))
+        return lambda params: schedule, no_parameters
+    if section.loss != "vdm":
+        raise ValueError(
+            f"diffusion.schedule={call.name} is learned, which takes diffusion.loss=vdm, not {section.loss}"
+        )
+    learned = construct(LEARNED, call, "diffusion.schedule")
+    return lambda params: learned.schedule(params["schedule"]), lambda key: {"schedule": learned.init(key)}
+
+
+def no_parameters(key) -> dict:
+    return {}
+
+
+def build_times(config, schedule: Schedule) -> Times:
+    call = parse_call(config.diffusion.times, "diffusion.times")
+    if call.name != "importance":
+        return construct(TIMES, call, "diffusion.times")
+    if schedule.steps is None:
+        raise ValueError("diffusion.times=importance needs a discrete schedule, and this one is continuous")
+    return construct(TIMES, call, "diffusion.times", levels=schedule.steps)
 
 
 def build_network(config, task: Task) -> tuple[Callable, Callable]:
@@ -226,7 +247,7 @@ def build_model(config, task: Task):
         Call(fields.pop("name"), tuple(fields.items())),
         "model.name",
         size=height,
-        out_channels=channels * (2 if config.diffusion.learned_variance else 1),
+        out_channels=channels * (2 if config.diffusion.loss in losses.LEARNS_VARIANCE else 1),
         num_labels=task.labels,
     )
 
@@ -298,69 +319,96 @@ def processes() -> dict[str, int]:
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
-def build_sample(config, task: Task, schedule, denoiser) -> Callable:
+def build_sample(config, task: Task, diffusion_of: Callable[[Any], Diffusion], denoiser) -> Callable:
     """-> sample(params, seeds, cond, settings) -> images: one program for each Plan, whatever the numbers."""
 
     @functools.partial(jax.jit, static_argnames="plan")
-    def program(params, seeds, cond, numbers, plan: Plan):
+    def program(params, seeds, cond, times, numbers, plan: Plan):
         keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING))(seeds)
-        if plan.guided:
-            pairs = guidance.paired(cond, task.null(cond))
-            denoise = guidance.guide_pairs(denoiser(params, pairs), numbers["guidance"])
-        else:
-            denoise = denoiser(params, cond)
+        schedule, denoise = diffusion_of(params).schedule, denoiser(params, cond)
+        if numbers["guidance"] is not None:
+            pairs = denoiser(params, guidance.paired(cond, task.null(cond)))
+            guided = guidance.guide_pairs(pairs, schedule, guidance.Guidance(numbers["guidance"], numbers["rescale"]))
+            inside = numbers["interval"]
+            denoise = guidance.within(guided, denoise, schedule, *inside) if inside else guided
         if plan.threshold:
             denoise = construct(
                 guidance.THRESHOLDS, plan.threshold, "threshold", denoise, schedule, **numbers["threshold"]
             )
         sampler = construct(SAMPLERS, plan.sampler, "sampler", schedule, **numbers["sampler"])
         x = sampling.prior(keys, task.sample_shape, schedule)
-        return task.restore(sampling.sample(keys, denoise, sampler, plan.grid(schedule, plan.steps), x))
+        return task.restore(sampling.sample(keys, denoise, sampler, times, x))
 
     def sample(params, seeds, cond, settings: Settings):
-        plan, numbers = plan_of(config, schedule, settings)
-        return program(params, seeds, cond, numbers, plan=plan)
+        schedule = diffusion_of(params).schedule
+        plan, numbers = plan_of(config, settings, schedule)
+        times = grid_of(settings, schedule).astype(np.float32)
+        return program(params, seeds, cond, times, numbers, plan=plan)
 
     return sample
 
 
-# Folded into a seed's key, so that a training of the same seed does not share its draws.
+# Folded into a key, so that what is drawn from it is not drawn elsewhere: sampling of a training of the same
+# seed, and the initial values of what is learned beside the network.
 SAMPLING = 2**32 - 4
+LEARNED_PARTS = 2**32 - 5
 
 
 def settings_of(config) -> Settings:
     section = config.sampling
-    return Settings(section.sampler, section.steps, section.grid, section.guidance, section.threshold)
+    return Settings(*(section[key] for key in Settings._fields))
 
 
 class Plan(NamedTuple):
-    """The part of Settings that is fixed in a program."""
+    """The part of Settings that is fixed in a program, beside the number of steps and what is absent."""
 
     sampler: Call
-    steps: int
-    grid: Callable
-    guided: bool
     threshold: Call | None
 
 
-def plan_of(config, schedule, settings: Settings) -> tuple[Plan, dict]:
+def plan_of(config, settings: Settings, schedule: Schedule) -> tuple[Plan, dict]:
     """Settings -> (what is fixed in the program, the numbers that are traced). Names and values are checked here."""
-    guided = settings.guidance is not None
-    if guided and not config.task.drop:
-        raise ValueError(f"guidance {settings.guidance} needs a network trained with task.drop > 0; this one has 0")
-    if guided and not math.isfinite(settings.guidance):
-        raise ValueError(f"guidance {settings.guidance} must be a finite number")
-    grid = choose(times.GRIDS, settings.grid, "sampling.grid")
-    grid(schedule, settings.steps)
+    check_guidance(config, settings)
     sampler = parse_call(settings.sampler, "sampling.sampler")
+    learned = config.diffusion.loss in losses.LEARNS_VARIANCE
+    if ("variance", "learned") in sampler.arguments and not learned:
+        raise ValueError(
+            f"sampling.sampler={settings.sampler!r} needs a learned variance: diffusion.loss=hybrid or variational"
+        )
     construct(SAMPLERS, sampler, "sampling.sampler", schedule)
-    if ("variance", "learned") in sampler.arguments and not config.diffusion.learned_variance:
-        raise ValueError(f"sampling.sampler={settings.sampler!r} needs diffusion.learned_variance=True; it is False")
     sampler, sampler_numbers = sampler.split()
     threshold, threshold_numbers = None, {}
     if settings.threshold != "none":
         threshold = parse_call(settings.threshold, "sampling.threshold")
         construct(guidance.THRESHOLDS, threshold, "sampling.threshold", None, schedule)
         threshold, threshold_numbers = threshold.split()
-    numbers = {"guidance": settings.guidance, "sampler": sampler_numbers, "threshold": threshold_numbers}
-    return Plan(sampler, settings.steps, grid, guided, threshold), numbers
+    numbers = {
+        "guidance": settings.guidance,
+        "interval": tuple(settings.guidance_interval),
+        "rescale": settings.guidance_rescale or None,
+        "sampler": sampler_numbers,
+        "threshold": threshold_numbers,
+    }
+    return Plan(sampler, threshold), numbers
+
+
+def check_guidance(config, settings: Settings) -> None:
+    scale, interval, rescale = settings.guidance, tuple(settings.guidance_interval), settings.guidance_rescale
+    if scale is not None and not config.task.drop:
+        raise ValueError(f"guidance {scale} needs a network trained with task.drop > 0; this one has 0")
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"guidance {scale} must be a finite number")
+    if interval and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
+        raise ValueError(f"sampling.guidance_interval={interval} must be (low, high) of sigma / alpha, or ()")
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"sampling.guidance_rescale={rescale} must be a share in [0, 1]; 0 is none")
+
+
+def grid_of(settings: Settings, schedule: Schedule) -> np.ndarray:
+    return named(GRIDS, settings.grid, "sampling.grid", schedule, settings.steps)
+
+
+def network_calls(settings: Settings, schedule: Schedule) -> int:
+    """How often the network is called for a sample (NFE)."""
+    steps = len(grid_of(settings, schedule)) - 1
+    return named(SAMPLERS, settings.sampler, "sampling.sampler", schedule).calls(steps)

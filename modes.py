@@ -19,7 +19,7 @@ from evaluation.results import Result
 from evaluation.small_images import ImageSet, judge
 from experiment import Experiment, Settings, build, check_batches, settings_of
 from input_pipeline import facts
-from training import ema
+from training import ema, posthoc
 from training.checkpoint import Checkpoints, absolute
 from training.loop import Hook, Options
 from training.loop import train as run_loop
@@ -42,6 +42,7 @@ def train(config, flags) -> None:
     checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
     changed = check_run(config, workdir, checkpoints, data, flags.allow_config_change)
     state, start = first_state(config, experiment, checkpoints)
+    posthoc.drop_snapshots_after(workdir, start)
     if start < config.train.steps:
         (workdir / "done.json").unlink(missing_ok=True)
     records.write_config(workdir, config)
@@ -72,6 +73,7 @@ def train(config, flags) -> None:
     hooks = (
         sample_hook(config, experiment, workdir, writer),
         validation_hook(config, experiment, workdir, writer),
+        posthoc.snapshot_hook(workdir, config.ema.snapshot_every, config.ema.sigma_rels),
     )
     batches = experiment.batches(start)
     run_loop(state, None, experiment.train_step, batches, checkpoints, writer, workdir, hooks, options)
@@ -159,11 +161,11 @@ class Weights(NamedTuple):
 
 def restored(config, experiment: Experiment, workdir, flags) -> Weights:
     """The weights that --checkpoint and --ema ask for; the latest and the config's first average by default."""
-    checkpoints = Checkpoints(workdir, read_only=True)
+    name = flags.ema or ema.name(config.ema.decays[0])
+    checkpoints = posthoc.holding(workdir, name)
     step = checkpoints.latest() if flags.checkpoint is None else flags.checkpoint
     if step is None:
-        raise ValueError(f"no checkpoint in {workdir} yet: train first, or name another --workdir")
-    name = flags.ema or ema.name(config.ema.decays[0])
+        raise ValueError(f"no checkpoint in {checkpoints.directory} yet: train first, or name another --workdir")
     params = checkpoints.restore_weights(step, name, experiment.abstract.params)
     return Weights(params, step, name)
 
@@ -183,18 +185,19 @@ def sample(config, flags) -> None:
     drawing.write_samples(out, images, labels, seeds)
     columns = config.data.classes if source == "balanced" and config.data.classes <= 16 else None
     save_png(out / "grid.png", make_grid(images[:64], columns))
-    facts = provenance(config, weights, settings, flags) | {"num": flags.num, "labels": source}
+    facts = provenance(config, experiment, weights, settings, flags) | {"num": flags.num, "labels": source}
     write_json(out / "settings.json", facts)
     logging.info("%d images in %.1f s (compilation included): %s", flags.num, seconds, out / "grid.png")
 
 
-def provenance(config, weights: Weights, settings: Settings, flags) -> dict:
+def provenance(config, experiment: Experiment, weights: Weights, settings: Settings, flags) -> dict:
     """What a picture or a number depends on."""
     return {
         "checkpoint": weights.step,
         "ema": weights.name,
         "seed": flags.seed,
         **settings._asdict(),
+        "network_calls": experiment.calls(settings),
         "schedule": config.diffusion.schedule,
         "prediction": config.diffusion.prediction,
         "dtype": config.model.dtype,
@@ -219,7 +222,7 @@ def evaluate(config, flags) -> None:
         for name, result in EVALUATORS[evaluator](config, experiment, weights, settings, flags.seed):
             results[name] = result.as_dict()
             logging.info("%s  %.4f", name, result.value)
-    report = {"results": results, "settings": provenance(config, weights, settings, flags)}
+    report = {"results": results, "settings": provenance(config, experiment, weights, settings, flags)}
     write_json(out / "evaluation" / f"step_{weights.step:08}.json", report)
     write_json(out / "evaluation.json", report)
     logging.info("judged: %s", out / "evaluation.json")

@@ -26,6 +26,7 @@ FREE = (
     "model.remat",
     "optim.accumulate",
     "optim.max_skipped",
+    "ema.snapshot_every",
 )
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scikit-learn")
 

@@ -58,10 +58,13 @@ def get_config():
     config.model.dtype = "float32"  # of the network's arithmetic; parameters stay float32. 'bfloat16' on accelerators
 
     config.diffusion = ConfigDict()
-    config.diffusion.schedule = "linear(steps=1000)"
+    config.diffusion.schedule = "linear(steps=1000)"  # composed as 'shifted(base=cosine(), resolution=256)'
     config.diffusion.prediction = "eps"
     config.diffusion.weighting = "simple"
-    config.diffusion.learned_variance = False  # twice the output channels, and the hybrid loss of iDDPM
+    config.diffusion.loss = "weighted"  # or, with a learned variance, hybrid or variational (iDDPM); vdm
+    config.diffusion.uncertainty = False  # a learned weight for each level on top of the loss (EDM2)
+    config.diffusion.times = "uniform"  # logit_normal(mean=0.0, std=1.0), log_normal(..) (EDM), importance (iDDPM)
+    config.diffusion.stratified = False  # one time in each of batch_size equal parts of their distribution
 
     config.optim = ConfigDict()
     config.optim.name = "adam"
@@ -79,6 +82,8 @@ def get_config():
     config.ema = ConfigDict()
     config.ema.decays = (0.9999,)  # one average for each, named by its decay; the first is the default for sampling
     config.ema.warmup = True  # decay = min(decay, (1 + n) / (10 + n)) after n updates
+    config.ema.sigma_rels = ()  # beside them averages by a power of time of these widths, 0 to 0.2887: 'power_0.05'
+    config.ema.snapshot_every = 0  # > 0: those are kept for good, for averages of other widths: tools/posthoc_ema.py
 
     config.train = ConfigDict()
     config.train.steps = 800_000
@@ -98,8 +103,10 @@ def get_config():
     config.sampling = ConfigDict()
     config.sampling.sampler = "ddim(eta=0.0)"
     config.sampling.steps = 50
-    config.sampling.grid = "trailing"
+    config.sampling.grid = "trailing"  # uniform, leading, quadratic, karras(rho=7.0), logsnr, given(times=(1.0, 0.0))
     config.sampling.guidance = config_dict.placeholder(float)  # none: one pass; 1 is the conditional prediction
+    config.sampling.guidance_interval = ()  # (low, high) of sigma / alpha: one pass outside it
+    config.sampling.guidance_rescale = 0.0  # share of the way back to the conditional's standard deviation
     config.sampling.threshold = "static"  # none, static, dynamic(quantile=0.995)
     config.sampling.batch_size = 64
     config.sampling.grid_images = 64  # in the grids made while training

@@ -28,7 +28,7 @@ def get_config(arg=""):
         convention="adm",
         dtype="bfloat16",
     )
-    config.diffusion.update(schedule="cosine_discrete(steps=1000)", learned_variance=True)
+    config.diffusion.update(schedule="cosine_discrete(steps=1000)", loss="hybrid")
     config.optim.update(name="adamw", lr=3e-4, warmup=0, clip=0.0)
     config.ema.update(warmup=False)
     config.train.update(steps=540_000, batch_size=2048)

@@ -17,6 +17,11 @@ class NoiseLevel(NamedTuple):
         """log(alpha^2 / sigma^2); +inf on clean data, -inf on pure noise."""
         return 2 * (jnp.log(self.alpha) - jnp.log(self.sigma))
 
+    @property
+    def ratio(self) -> Array:
+        """sigma / alpha, the noise beside data of unit scale: EDM's sigma, whatever the schedule."""
+        return self.sigma / self.alpha
+
 
 class Prediction(NamedTuple):
     """Two views of one estimate, tied by x_t = alpha x0 + sigma eps; both b h w c.

@@ -1,16 +1,16 @@
 """Wrappers from a denoiser to a denoiser: guidance, then thresholding, on predictions.
 
-Without guidance nothing is wrapped: it is its own program of one pass. The scale w, the quantile
-and the bound may be traced.
+Without guidance nothing is wrapped: it is its own program of one pass. All numbers may be traced.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.gaussian import Prediction
+from diffusion.gaussian import NoiseLevel, Prediction
 from diffusion.prediction import Cond, Denoise
 from diffusion.schedules import Schedule
 
@@ -28,9 +28,37 @@ def extrapolate(main: Prediction, base: Prediction, w: Array) -> Prediction:
     return Prediction(mix(main.x0, base.x0), mix(main.eps, base.eps), main.frac)
 
 
-def guide(main: Denoise, base: Denoise, w: Array) -> Denoise:
+# Lin et al. 2023 section 3.4, on x0, so that it does not depend on the parameterisation
+def rescale(main: Prediction, mixed: Prediction, level: NoiseLevel, share: Array) -> Prediction:
+    """Takes the standard deviation of mixed's x0 `share` of the way back to main's, per example; eps follows."""
+    axes = tuple(range(1, main.x0.ndim))
+    ratio = jnp.std(main.x0, axes, keepdims=True) / jnp.std(mixed.x0, axes, keepdims=True)
+    return with_x0(mixed, mixed.x0 * (1 + share * (ratio - 1)), level)
+
+
+def with_x0(guess: Prediction, x0: Array, level: NoiseLevel) -> Prediction:
+    """The prediction with another x0, and eps such that x_t = alpha x0 + sigma eps still holds.
+
+    Written as a correction of eps, so that the same x0 leaves the prediction as it is, bit for bit.
+    """
+    return guess._replace(x0=x0, eps=guess.eps + level.alpha / level.sigma * (guess.x0 - x0))
+
+
+class Guidance(NamedTuple):
+    """How two predictions become one: the scale w, and the share of `rescale` or None for none; both may be traced."""
+
+    w: Array
+    rescale: Array | None = None
+
+    def __call__(self, main: Prediction, base: Prediction, level: NoiseLevel) -> Prediction:
+        mixed = extrapolate(main, base, self.w)
+        return mixed if self.rescale is None else rescale(main, mixed, level, self.rescale)
+
+
+# Karras et al. 2024 (autoguidance) where base is a weaker network of the same condition
+def guide(main: Denoise, base: Denoise, schedule: Schedule, guidance: Guidance) -> Denoise:
     """Guides one denoiser by another, in two passes: for two networks. One network takes guide_pairs."""
-    return lambda x, t: extrapolate(main(x, t), base(x, t), w)
+    return lambda x, t: guidance(main(x, t), base(x, t), schedule.level(t))
 
 
 def paired(cond: Cond, null: Cond) -> Cond:
@@ -42,29 +70,53 @@ def paired(cond: Cond, null: Cond) -> Cond:
     return jax.tree.map(interleave, cond, null)
 
 
-def guide_pairs(denoise: Denoise, w: Array) -> Denoise:
+def guide_pairs(denoise: Denoise, schedule: Schedule, guidance: Guidance) -> Denoise:
     """Guides one network in one double pass; denoise is built with paired(cond, null), t is []."""
 
     def guided(x: Array, t: Array) -> Prediction:
         pairs = denoise(jnp.repeat(x, 2, axis=0), t)
         pairs = jax.tree.map(lambda p: p.reshape(-1, 2, *p.shape[1:]), pairs)
         main, base = (jax.tree.map(lambda p, i=i: p[:, i], pairs) for i in (0, 1))
-        return extrapolate(main, base, w)
+        return guidance(main, base, schedule.level(t))
+
+    return guided
+
+
+# Kynkaanniemi et al. 2024, eq. (5)
+def within(guided: Denoise, plain: Denoise, schedule: Schedule, low: Array, high: Array) -> Denoise:
+    """guided where low < sigma / alpha <= high, and plain elsewhere; only one of the two is run. t is []."""
+
+    def denoise(x: Array, t: Array) -> Prediction:
+        ratio = schedule.level(t).ratio
+        return jax.lax.cond((low < ratio) & (ratio <= high), guided, plain, x, t)
+
+    return denoise
+
+
+# Dhariwal and Nichol 2021 algorithm 2, for every sampler
+def classifier_guide(
+    denoise: Denoise, schedule: Schedule, log_likelihood: Callable[[Array, Array], Array], w: Array
+) -> Denoise:
+    """eps - w sigma grad log p(y | x_t), and x0 to match; log_likelihood(x, t) -> [b] is a classifier of noisy images.
+
+    Where alpha = 0 the images are pure noise and x0 stays.
+    """
+
+    def guided(x: Array, t: Array) -> Prediction:
+        guess, level = denoise(x, t), schedule.level(t)
+        gradient = w * jax.grad(lambda x: log_likelihood(x, t).sum())(x)
+        on_x0 = jnp.where(level.alpha > 0, level.sigma * level.ratio, 0)
+        return guess._replace(x0=guess.x0 + on_x0 * gradient, eps=guess.eps - level.sigma * gradient)
 
     return guided
 
 
 def threshold(denoise: Denoise, schedule: Schedule, limit: Callable[[Array], Array]) -> Denoise:
-    """Replaces x0 by limit(x0), and eps so that x_t = alpha x0 + sigma eps still holds.
-
-    Written as a correction of eps, so that an x0 within the limit leaves the prediction as it is,
-    bit for bit.
-    """
+    """Replaces x0 by limit(x0), and eps with it."""
 
     def limited(x: Array, t: Array) -> Prediction:
-        guess, level = denoise(x, t), schedule.level(t)
-        x0 = limit(guess.x0)
-        return guess._replace(x0=x0, eps=guess.eps + level.alpha / level.sigma * (guess.x0 - x0))
+        guess = denoise(x, t)
+        return with_x0(guess, limit(guess.x0), schedule.level(t))
 
     return limited
 

@@ -1,11 +1,15 @@
 """The terms of the variational bound, in bits per dimension (DDPM section 3, iDDPM section 3.1)."""
 
 import math
+from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.gaussian import Prediction, interpolate_log_variance, posterior
+from diffusion.gaussian import NoiseLevel, Prediction, corrupt, interpolate_log_variance, posterior
+from diffusion.prediction import Denoise
+from diffusion.sampling import normal, stream
 from diffusion.schedules import Schedule, clean_at_zero
 
 
@@ -63,5 +67,53 @@ def variational_term(schedule: Schedule, guess: Prediction, x0: Array, x_t: Arra
     mean = q.on_x0 * guess.x0 + q.on_xt * x_t
     kl = normal_kl(q.on_x0 * x0 + q.on_xt * x_t, log_small, mean, log_variance)
     decoder = -discretised_log_likelihood(x0, mean, log_variance / 2)
-    nats = jnp.where(t < 1.5 * step, decoder, kl)
-    return jnp.mean(nats, axis=tuple(range(1, x0.ndim))) / math.log(2)
+    return bits(jnp.where(t < 1.5 * step, decoder, kl))
+
+
+# DDPM eq. (5): L_T
+def prior_term(x0: Array, last: NoiseLevel, std: Array = 1.0) -> Array:
+    """KL(q(x_1 | x0) || N(0, std^2)): [b], bits/dim. std is 1 in the papers; sampling starts from sigma(1)."""
+    mean, zeros = last.alpha * x0, jnp.zeros_like(x0)
+    return bits(normal_kl(mean, 2 * jnp.log(last.sigma), zeros, 2 * jnp.log(std) + zeros))
+
+
+# Kingma et al. 2021 (VDM) eq. (13), with the decoder above
+def data_term(x0: Array, eps: Array, first: NoiseLevel) -> Array:
+    """-log p(x0 | x at the first level), of a continuous schedule: [b], bits/dim."""
+    mean = corrupt(x0, eps, first) / first.alpha
+    return bits(-discretised_log_likelihood(x0, mean, jnp.broadcast_to(jnp.log(first.ratio), x0.shape)))
+
+
+def bits(nats: Array) -> Array:
+    """Nats of each value [b h w c] to bits per dimension [b]."""
+    return jnp.mean(nats, axis=tuple(range(1, nats.ndim))) / math.log(2)
+
+
+class Bound(NamedTuple):
+    """The variational bound in bits/dim: prior [b] and terms [T b], from t = 1 down to the decoder's."""
+
+    prior: Array
+    terms: Array
+
+    @property
+    def total(self) -> Array:
+        return self.prior + self.terms.sum(axis=0)
+
+
+def variational_bound(keys: Array, denoise: Denoise, schedule: Schedule, x0: Array, frac: float | None = None) -> Bound:
+    """Every term of a table's bound once, with noise from keys [b]: T network calls.
+
+    The variance is the learned one, or fixed by frac: 0 is the posterior's, 1 the forward step's.
+    """
+    if schedule.steps is None:
+        raise ValueError("likelihood: variational_bound needs a discrete schedule; use probability_flow.log_likelihood")
+
+    def term(k: Array) -> Array:
+        t = k / schedule.steps
+        x_t = corrupt(x0, normal(stream(keys, k), x0.shape[1:], x0.dtype), schedule.level(t))
+        guess = denoise(x_t, t)
+        guess = guess if frac is None else guess._replace(frac=frac)
+        return variational_term(schedule, guess, x0, x_t, t)
+
+    terms = jax.lax.map(term, jnp.arange(schedule.steps, 0, -1))
+    return Bound(prior_term(x0, schedule.level(jnp.ones(()))), terms)

@@ -38,7 +38,24 @@ LINES = {
     "eps": lambda level: (0.0, 1.0),  # DDPM eq. (11)
     "x0": lambda level: (1.0, 0.0),
     "v": lambda level: (-level.sigma, level.alpha),  # Salimans and Ho 2022, appendix D
+    "flow": lambda level: (-1.0, 1.0),  # eps - x0, rectified flow's velocity
+    "score": lambda level: (0.0, -1 / level.sigma),  # the gradient of log p(x_t)
 }
+
+
+# Karras et al. 2022 (EDM) table 1, in x_t = alpha x0 + sigma eps
+def edm_line(sigma_data: float) -> Line:
+    """What is left of x0 once c_skip x_t is taken off, at unit variance: data of this standard deviation."""
+
+    def line(level: NoiseLevel) -> tuple[Array, Array]:
+        r = _edm_scale(level, sigma_data)
+        return level.sigma / (sigma_data * r), -level.alpha * sigma_data / r
+
+    return line
+
+
+def _edm_scale(level: NoiseLevel, sigma_data: float) -> Array:
+    return jnp.sqrt(level.sigma**2 + (level.alpha * sigma_data) ** 2)
 
 
 def determinant(line: Line, level: NoiseLevel) -> Array:
@@ -114,4 +131,29 @@ def on_line(name: str, schedule: Schedule) -> Parameterisation:
     return Parameterisation(LINES[name], lambda level: 1.0, time_input(schedule))
 
 
-PARAMETERISATIONS = {name: partial(on_line, name) for name in LINES}
+# Karras et al. 2022 (EDM) table 1
+def edm(schedule: Schedule, sigma_data: float = 0.5) -> Parameterisation:
+    """The preconditioned network: fed x_t at unit variance, and log(sigma / alpha) / 4. Never singular."""
+    if not sigma_data > 0:
+        raise ValueError(f"sigma_data: got {sigma_data}; give the data's standard deviation")
+    return Parameterisation(
+        line=edm_line(sigma_data),
+        scale_input=lambda level: 1 / _edm_scale(level, sigma_data),
+        noise_input=lambda t, level: -level.logsnr / 8,
+    )
+
+
+def range_input(schedule: Schedule) -> Callable[[Array, NoiseLevel], Array]:
+    """1000 times the share of the schedule's logsnr range that lies above the level (VDM): for learned schedules.
+
+    The network then sees the level itself, and the schedule is free to move in t.
+    """
+
+    def noise_input(t: Array, level: NoiseLevel) -> Array:
+        top, bottom = (schedule.level(jnp.full((), end, jnp.float32)).logsnr for end in (0, 1))
+        return 1000 * (top - level.logsnr) / (top - bottom)
+
+    return noise_input
+
+
+PARAMETERISATIONS = {name: partial(on_line, name) for name in LINES} | {"edm": edm}

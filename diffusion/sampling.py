@@ -12,14 +12,15 @@ from diffusion.schedules import Schedule
 
 
 class Sampler(NamedTuple):
-    """init(x) -> memory; step(keys, denoise, x, memory, t, s) -> (x, memory), from time t to s < t.
+    """init(x, steps) -> memory; step(keys, denoise, x, memory, t, s) -> (x, memory), from time t to s < t.
 
     keys [b] are the step's own; denoise is called where sigma > 0 alone; memory is any pytree, ()
-    for one-step methods.
+    for one-step methods. calls(steps) is how often denoise is called in all: the method's NFE.
     """
 
-    init: Callable[[Array], Any]
+    init: Callable[[Array, int], Any]
     step: Callable[..., tuple[Array, Any]]
+    calls: Callable[[int], int] = lambda steps: steps
 
 
 def normal(keys: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
@@ -45,7 +46,8 @@ def prior(keys: Array, shape: tuple[int, int, int], schedule: Schedule) -> Array
 def sample(keys: Array, denoise: Denoise, sampler: Sampler, times: Array, x: Array) -> Array:
     """Walks x [b h w c] from times[0] to times[-1] = 0, over the intervals of the grid times [steps + 1].
 
-    keys [b] are typed (jax.random.key), one for each example, and may be those of the prior.
+    keys [b] are typed (jax.random.key), one for each example, and may be those of the prior. Raises ValueError
+    where the grid is known and does not end at data.
     """
     return _walk(keys, denoise, sampler, times, x, lambda x: None)[0]
 
@@ -57,6 +59,8 @@ def trajectory(keys: Array, denoise: Denoise, sampler: Sampler, times: Array, x:
 
 
 def _walk(keys, denoise, sampler, times, x, record):
+    if not isinstance(times, jax.core.Tracer) and times[-1] != 0:
+        raise ValueError(f"times: the grid ends at t = {float(times[-1]):.4g}; it must end at data, t = 0")
     times = jnp.asarray(times, jnp.promote_types(x.dtype, jnp.float32))
 
     def body(carry, interval):
@@ -65,5 +69,5 @@ def _walk(keys, denoise, sampler, times, x, record):
         return (x, memory), record(x)
 
     intervals = (jnp.arange(len(times) - 1), times[:-1], times[1:])
-    (x, _), path = jax.lax.scan(body, (x, sampler.init(x)), intervals)
+    (x, _), path = jax.lax.scan(body, (x, sampler.init(x, len(times) - 1)), intervals)
     return x, path

@@ -1,83 +1,119 @@
-"""When: how a training time is drawn, and the grids of times that sampling walks.
+"""When: how a training time is drawn.
 
-Draws are (keys [b], schedule) -> t [b 1 1 1], each example's from its own key. Grids are
-(schedule, steps) -> float64 numpy [steps + 1], descending from the noisiest time to 0.
+Each distribution is drawn from by its quantile u in [0, 1), so that any of them can be stratified over the batch.
 """
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
+from jax.scipy.special import ndtri
 
 from diffusion.schedules import Schedule
 
 
-def uniform(keys: Array, schedule: Schedule) -> Array:
-    """t uniform on the levels 1/T .. 1 of a table, or on (0, 1]."""
-    return at(_unit(keys), schedule)
+class Times(NamedTuple):
+    """draw(memory, u, schedule) -> (t [b 1 1 1], weight [b] on the loss, which keeps its mean that of uniform t).
+
+    memory is what a distribution learns from the losses seen: init() makes it, learn(memory, t, losses [b], valid
+    [b]) -> memory. {} for those that do not learn.
+    """
+
+    draw: Callable[[Any, Array, Schedule], tuple[Array, Array]]
+    init: Callable[[], Any] = dict
+    learn: Callable[..., Any] = lambda memory, t, losses, valid: memory
 
 
-# VDM's low-discrepancy sampler, jittered within each stratum, so that no key is shared
-def stratified(keys: Array, schedule: Schedule) -> Array:
-    """t uniform, with example i of b in the i-th of b equal parts: keys are the global batch's, in order."""
-    i = jnp.arange(len(keys)).reshape(-1, 1, 1, 1)
-    return at((i + _unit(keys)) / len(keys), schedule)
-
-
-def _unit(keys: Array) -> Array:
+def units(keys: Array) -> Array:
+    """u in [0, 1) [b 1 1 1], each example's from its own key."""
     return jax.vmap(lambda key: jax.random.uniform(key, (1, 1, 1)))(keys)
 
 
+# VDM's low-discrepancy sampler, jittered within each stratum, so that no key is shared
+def stratified(u: Array, position: Array, batch_size: int) -> Array:
+    """u with example i of the global batch moved into the i-th of batch_size equal parts; position [b] is i."""
+    return (position.reshape(-1, 1, 1, 1) + u) / batch_size
+
+
 def at(u: Array, schedule: Schedule) -> Array:
-    """u in [0, 1) to a time, never to t = 0: it has no noise to remove."""
+    """u in [0, 1) to a uniform time, never to t = 0: it has no noise to remove."""
     if schedule.steps is None:
         return 1 - u
     return (jnp.minimum(jnp.floor(u * schedule.steps), schedule.steps - 1) + 1) / schedule.steps
 
 
-def trailing(schedule: Schedule, steps: int) -> np.ndarray:
-    """steps equal intervals from t = 1, rounded to a table's levels. The default: all the noise is seen."""
-    _limit(schedule, steps)
-    times = np.linspace(1, 0, steps + 1)
-    return times if schedule.steps is None else np.rint(times * schedule.steps) / schedule.steps
+def uniform() -> Times:
+    """t uniform on the levels 1/T .. 1 of a table, or on (0, 1]."""
+    return _fixed(at)
 
 
-# DDIM appendix D.2, as its code has it
-def ddim_uniform(schedule: Schedule, steps: int) -> np.ndarray:
-    """DDIM's 'linear' sub-sequence, indices 0, T/S, 2T/S ..: it starts at 900 of 1000 for S = 10.
+# Esser et al. 2024 (SD3) section 3.1
+def logit_normal(mean: float = 0.0, std: float = 1.0) -> Times:
+    """log(t / (1 - t)) ~ N(mean, std^2), on a table rounded to its levels."""
+    _positive("std", std)
+    return _fixed(lambda u, schedule: _snapped(jax.nn.sigmoid(mean + std * _normal_quantile(u)), schedule))
 
-    Raises ValueError where steps does not divide T: the paper's code then takes another number.
+
+# Karras et al. 2022 (EDM) table 1
+def log_normal(mean: float = -1.2, std: float = 1.2) -> Times:
+    """log(sigma / alpha) ~ N(mean, std^2), within what the schedule reaches, on a table rounded to its levels."""
+    _positive("std", std)
+    return _fixed(lambda u, schedule: _snapped(schedule.time(-2 * (mean + std * _normal_quantile(u))), schedule))
+
+
+def _fixed(time_at: Callable[[Array, Schedule], Array]) -> Times:
+    return Times(lambda memory, u, schedule: (time_at(u, schedule), jnp.ones(len(u), u.dtype)))
+
+
+def _normal_quantile(u: Array) -> Array:
+    return ndtri(jnp.clip(u, 1e-7, 1 - 1e-7))
+
+
+def _snapped(t: Array, schedule: Schedule) -> Array:
+    if schedule.steps is None:
+        return t
+    return jnp.clip(jnp.round(t * schedule.steps), 1, schedule.steps) / schedule.steps
+
+
+def _positive(name: str, value: float) -> None:
+    if not value > 0:
+        raise ValueError(f"{name}: got {value}; give a positive number")
+
+
+# iDDPM section 3.3 and its code: the last losses of each level, and a little of the uniform distribution
+def importance(levels: int, history: int = 10, uniform: float = 0.001) -> Times:
+    """P(level) proportional to the root mean square of its last losses, for a table of `levels`.
+
+    Uniform until every level has seen `history` losses. The loss is weighted by 1 / (T p), so that its mean stays.
+    Raises ValueError where uniform, the share drawn regardless, is not in (0, 1].
     """
-    levels = _limit(schedule, steps, table="ddim_uniform")
-    if levels % steps:
-        raise ValueError(f"steps: got {steps}; ddim_uniform takes a divisor of {levels}, trailing any number")
-    return _from_indices(np.arange(0, levels, levels // steps), levels)
+    if not 0 < uniform <= 1:
+        raise ValueError(f"uniform: got {uniform}; give a share in (0, 1]")
+
+    def init() -> dict[str, Array]:
+        return {"losses": jnp.zeros((levels, history)), "seen": jnp.zeros(levels, jnp.int32)}
+
+    def draw(memory, u, schedule):
+        size = jnp.sqrt(jnp.mean(memory["losses"] ** 2, axis=1))
+        p = (1 - uniform) * size / size.sum() + uniform / levels
+        p = jnp.where(jnp.all(memory["seen"] >= history), p, 1 / levels)
+        k = jnp.searchsorted(jnp.cumsum(p), u, side="right").clip(max=levels - 1)
+        return (k + 1) / levels, (1 / (levels * p[k])).reshape(-1)
+
+    def learn(memory, t, losses, valid):
+        k = jnp.where(valid, jnp.round(t.reshape(-1) * levels).astype(jnp.int32) - 1, levels)  # levels: nowhere
+        same = k[:, None] == k
+        earlier, later = jnp.tril(same, -1).sum(axis=1), jnp.triu(same, 1).sum(axis=1)
+        slot = (memory["seen"].at[k].get(mode="clip") + earlier) % history
+        kept = jnp.where(later < history, k, levels)  # the rest the same batch pushes out again
+        return {
+            "losses": memory["losses"].at[kept, slot].set(losses, mode="drop"),
+            "seen": memory["seen"].at[k].add(1, mode="drop"),
+        }
+
+    return Times(draw, init, learn)
 
 
-# DDIM appendix D.2, as its code has it
-def ddim_quadratic(schedule: Schedule, steps: int) -> np.ndarray:
-    """DDIM's 'quadratic' sub-sequence, used on CIFAR-10: it starts at index 0.8 T.
-
-    From sqrt(0.8 T) steps on it repeats its first indices, as the paper's runs did; a step between
-    equal times changes nothing.
-    """
-    levels = _limit(schedule, steps, table="ddim_quadratic")
-    return _from_indices(np.floor(np.linspace(0, np.sqrt(0.8 * levels), steps) ** 2), levels)
-
-
-def _from_indices(indices: np.ndarray, levels: int) -> np.ndarray:
-    """A table's indices 0 .. T - 1, ascending, to times that end at data."""
-    return np.append((indices[::-1] + 1) / levels, 0.0)
-
-
-def _limit(schedule: Schedule, steps: int, table: str | None = None) -> int | None:
-    """The schedule's T. Raises ValueError where it is less than steps, or needed and there is none."""
-    if table and schedule.steps is None:
-        raise ValueError(f"grid: {table} needs a discrete schedule, and this one is continuous; use trailing")
-    if steps != int(steps) or not 1 <= steps <= (schedule.steps or np.inf):
-        raise ValueError(f"steps: got {steps}; this schedule takes 1 to {schedule.steps or 'any number'}")
-    return schedule.steps
-
-
-TIMES = {"uniform": uniform, "stratified": stratified}
-GRIDS = {"trailing": trailing, "ddim_uniform": ddim_uniform, "ddim_quadratic": ddim_quadratic}
+TIMES = {"uniform": uniform, "logit_normal": logit_normal, "log_normal": log_normal, "importance": importance}

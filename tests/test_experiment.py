@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 
 import drawing
+from calls import parse_call
 from configs import digits
-from experiment import Settings, build, check_batches, parse_call
+from experiment import Settings, build, check_batches, settings_of
 
 
 def config(**sections):
@@ -22,7 +23,7 @@ def built():
     return experiment, experiment.init()
 
 
-SETTINGS = Settings("ddim(eta=0.0)", 2, "trailing", 2.0, "static")
+SETTINGS = Settings("ddim(eta=0.0)", 2, "trailing", 2.0, (), 0.0, "static")
 
 
 def draw(built, seeds, labels, settings=SETTINGS, batch_size=8):
@@ -35,7 +36,7 @@ BAD = {
     "diffusion.schedule='linaer' is unknown; choose from": {"diffusion": {"schedule": "linaer"}},
     "diffusion.schedule: linear: .*'step'.*it takes steps, first, last": {"diffusion": {"schedule": "linear(step=10)"}},
     "diffusion.schedule='linear.10.' is not of the form": {"diffusion": {"schedule": "linear(10)"}},
-    "diffusion.prediction='epsilon' is unknown; choose from eps": {"diffusion": {"prediction": "epsilon"}},
+    "diffusion.prediction='epsilon' is unknown; choose from edm, eps": {"diffusion": {"prediction": "epsilon"}},
     "diffusion.weighting='min-snr' is": {"diffusion": {"weighting": "min-snr"}},
     "model.name='unnet' is unknown; choose from unet": {"model": {"name": "unnet"}},
     "num_heads is 7, which does not divide": {"model": {"num_heads": 7}},
@@ -47,8 +48,25 @@ BAD = {
     "optim.accumulate=0 must be 1 or more": {"optim": {"accumulate": 0}},
     "log.every=0 must be 1 or more": {"log": {"every": 0}},
     r"ema.decays=\(1.0,\) must be": {"ema": {"decays": (1.0,)}},
+    r"ema.sigma_rels=\(0.1, 0.3\) must lie between 0 and 0.2887": {"ema": {"sigma_rels": (0.1, 0.3)}},
+    "ema.snapshot_every=5 has nothing to save": {"ema": {"snapshot_every": 5}},
+    "ema.snapshot_every=-1 must be 0 or more": {"ema": {"snapshot_every": -1}},
     "sampling.sampler='dimm' is unknown": {"sampling": {"sampler": "dimm"}},
-    "needs diffusion.learned_variance=True": {"sampling": {"sampler": "ancestral(variance='learned')"}},
+    "needs a learned variance: diffusion.loss=hybrid": {"sampling": {"sampler": "ancestral(variance='learned')"}},
+    "diffusion.loss='hybird' is unknown": {"diffusion": {"loss": "hybird"}},
+    "loss: vdm needs a continuous schedule": {"diffusion": {"loss": "vdm"}},
+    "diffusion.schedule=monotone is learned, which takes diffusion.loss=vdm": {"diffusion": {"schedule": "monotone"}},
+    "shifted: its base must have alpha": {"diffusion": {"schedule": "shifted(base=sub_vp(), resolution=128)"}},
+    "diffusion.schedule='monotone' is unknown": {"diffusion": {"schedule": "shifted(base=monotone())"}},
+    "diffusion.prediction: eps: .*singular at t = 1": {"diffusion": {"schedule": "flow"}},
+    "diffusion.times=importance needs a discrete": {
+        "diffusion": {"schedule": "cosine", "prediction": "v", "times": "importance"}
+    },
+    r"sampling.guidance_interval=\(2.0, 1.0\) must be": {"sampling": {"guidance_interval": (2.0, 1.0)}},
+    r"sampling.guidance_rescale=1.5 must be a share": {"sampling": {"guidance_rescale": 1.5}},
+    "sampling.grid: given: grid: the times given end at t = 0.5": {
+        "sampling": {"grid": "given(times=(1.0, 0.75, 0.5))"}
+    },
     "needs a network trained with task.drop > 0": {"task": {"drop": 0.0}},
     "diffusion.schedule: linear: ": {"diffusion": {"schedule": "linear(steps='many')"}},
     r"data.shape=\(8,\) must be height": {"data": {"shape": (8,)}},
@@ -74,7 +92,7 @@ BAD_SETTINGS = {
     "sampling.sampler='ddimm' is unknown; choose from": {"sampler": "ddimm"},
     "sampling.sampler: ddim: .*'etta'": {"sampler": "ddim(etta=0.0)"},
     "eta: got 2.0": {"sampler": "ddim(eta=2.0)"},
-    "sampling.grid='leading' is unknown": {"grid": "leading"},
+    "sampling.grid='leadin' is unknown": {"grid": "leadin"},
     "steps: got 2000": {"steps": 2000},
     "sampling.threshold='clip' is unknown; choose from dynamic, static": {"threshold": "clip"},
     "guidance nan must be a finite number": {"guidance": float("nan")},
@@ -132,6 +150,60 @@ def test_one_program_serves_a_sweep_of_guidance_eta_and_seed(built):
             draw(built, seed + np.arange(8), np.ones(8), settings)
         logger.removeHandler(handler)
     assert [line for line in records if "Compiling jit(program)" in line] == []
+
+
+RECIPES = {
+    "edm": {
+        "diffusion": {
+            "schedule": "edm", "prediction": "edm", "weighting": "edm", "times": "log_normal(mean=-1.2, std=1.2)",
+            "uncertainty": True,
+        },
+        "sampling": {"sampler": "heun(churn=1.0)", "grid": "karras(rho=7.0)", "guidance_interval": (0.1, 10.0)},
+    },
+    "flow": {
+        "diffusion": {
+            "schedule": "flow", "prediction": "flow", "weighting": "sigmoid(bias=2.0)", "times": "logit_normal",
+            "stratified": True,
+        },
+        "sampling": {"sampler": "euler", "guidance": 2.0, "guidance_rescale": 0.7},
+    },
+    "vdm": {
+        "diffusion": {"schedule": "monotone(hidden=8)", "loss": "vdm", "stratified": True},
+        "sampling": {"sampler": "dpmpp_2m", "grid": "logsnr"},
+    },
+    "iddpm": {
+        "diffusion": {"schedule": "cosine_discrete(steps=20)", "loss": "variational", "times": "importance(history=1)"},
+        "sampling": {"sampler": "ancestral(variance='learned')"},
+    },
+    "simple diffusion": {
+        "diffusion": {"schedule": "interpolated(base=cosine(), resolution=256)", "prediction": "v"},
+        "sampling": {"sampler": "unipc(order=3)", "grid": "quadratic"},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_kind_of_diffusion_trains_and_samples(name):
+    experiment = build(config(**RECIPES[name]))
+    state, batches = experiment.init(), experiment.batches(0)
+    before = jax.device_get(state.params)
+    for _ in range(2):
+        state, sums = experiment.train_step(state, None, next(batches))
+    assert np.isfinite(sums["loss"][0]) and int(state.extra["skipped"]) == 0
+    for part in ("schedule", "uncertainty"):
+        assert part not in before or any(
+            np.any(a != b) for a, b in zip(*map(jax.tree.leaves, (before[part], jax.device_get(state.params[part]))))
+        )
+    if "importance" in config(**RECIPES[name]).diffusion.times:
+        assert int(state.extra["memory"]["seen"].sum()) == 16
+    made = config(**RECIPES[name])
+    images = drawing.draw(experiment, made, state.params, np.arange(8), np.zeros(8), settings_of(made))
+    assert images.shape == (8, 8, 8, 1) and len(np.unique(images)) > 10
+
+
+def test_network_calls_are_written_for_every_sampler():
+    calls = {name: build(config(**RECIPES[name])).calls(settings_of(config(**RECIPES[name]))) for name in RECIPES}
+    assert calls == {"edm": 3, "flow": 2, "vdm": 2, "iddpm": 2, "simple diffusion": 2}
 
 
 def test_validation_loss_is_deterministic_and_independent_of_the_batch_size():

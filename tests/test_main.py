@@ -150,7 +150,7 @@ def test_a_mistake_is_one_line(message, tmp_path):
         "no weights '0.5'; --ema can be 0.995, raw": ["--ema=0.5"],
         "no checkpoint 9": ["--checkpoint=9"],
         "--label=11 must be": ["--label=11"],
-        "sampling.sampler='euler' is unknown": ["--sampler=euler"],
+        "sampling.sampler='eulr' is unknown": ["--sampler=eulr"],
     }.items(),
 )
 def test_a_mistake_in_sampling_is_one_line(trained, message, arguments):

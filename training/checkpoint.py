@@ -15,12 +15,22 @@ from training.state import TrainState
 
 
 class Checkpoints:
-    """The checkpoints/ folder of a workdir. Saving is asynchronous; a kill in a write leaves the last whole one."""
+    """A folder of checkpoints in a workdir. Saving is asynchronous; a kill in a write leaves the last whole one.
 
-    def __init__(self, workdir: str | os.PathLike, keep: int = 2, keep_every: int = 0, read_only: bool = False):
-        self.directory = epath.Path(absolute(workdir)) / "checkpoints"
+    keep: how many of the newest, None for all; keep_every: those at its multiples stay for good.
+    """
+
+    def __init__(
+        self,
+        workdir: str | os.PathLike,
+        keep: int | None = 2,
+        keep_every: int = 0,
+        read_only: bool = False,
+        folder: str = "checkpoints",
+    ):
+        self.directory = epath.Path(absolute(workdir)) / folder
         if read_only and not self.directory.exists():
-            raise ValueError(f"no checkpoints in {workdir}: train there first, or name another --workdir")
+            raise ValueError(f"no {folder} in {workdir}: train there first, or name another --workdir")
         policies = [checkpoint_managers.LatestN(keep)]
         if keep_every:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
@@ -37,10 +47,21 @@ class Checkpoints:
     def latest(self) -> int | None:
         return self.manager.latest_step()
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Starts a save unless this step is there; the state may be donated once this returns."""
+    def steps(self) -> list[int]:
+        return sorted(self.manager.all_steps())
+
+    def save(self, step: int, state: TrainState, facts: dict | None = None) -> None:
+        """Starts a save unless this step is there; the state may be donated once this returns. facts: for JSON."""
         if step not in self.manager.all_steps():
-            self.manager.save(step, args=ocp.args.PyTreeSave(as_dict(state)), force=True)
+            self.manager.save(step, args=ocp.args.PyTreeSave(as_dict(state)), custom_metadata=facts, force=True)
+
+    def facts(self, step: int) -> dict:
+        """What was said of this step when it was saved."""
+        with whole(self.directory / str(step)):
+            return self.manager.metadata(step).custom_metadata
+
+    def delete(self, step: int) -> None:
+        self.manager.delete(step)
 
     def restore(self, step: int, like: TrainState) -> TrainState:
         """The whole state, laid out like the abstract state `like`. Raises ValueError naming leaves that differ."""
@@ -56,12 +77,13 @@ class Checkpoints:
         return self._read(step, {"ema": {name: like}}, partial=True)["ema"][name]
 
     def weight_names(self, step: int) -> list[str]:
-        return [*self.metadata(step)["ema"], "raw"]
+        stored = self.metadata(step)
+        return [*stored["ema"], *(["raw"] if stored["params"] else [])]
 
     def metadata(self, step: int) -> dict:
         """The stored tree, with shapes in place of arrays. Raises ValueError for a step that is not there."""
         if step not in self.manager.all_steps():
-            steps = ", ".join(map(str, sorted(self.manager.all_steps()))) or "none"
+            steps = ", ".join(map(str, self.steps())) or "none"
             raise ValueError(f"no checkpoint {step} in {self.directory}; there are: {steps}")
         with whole(self.directory / str(step)):
             return self.manager.item_metadata(step).tree

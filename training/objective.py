@@ -11,8 +11,8 @@ from diffusion.gaussian import corrupt
 from diffusion.losses import Loss, Weighting, trivial
 from diffusion.prediction import Parameterisation, inputs
 from diffusion.sampling import normal
-from diffusion.schedules import Schedule
-from diffusion.times import at, uniform
+from diffusion.schedules import Schedule, rate
+from diffusion.times import Times, stratified, units
 from training.step import Objective, Sums
 from training.tasks import Task
 
@@ -21,13 +21,13 @@ Apply = Callable[..., jax.Array]
 
 
 class Diffusion(NamedTuple):
-    """The mathematics that a training fixes."""
+    """The mathematics of a training, for one value of the parameters where some of it is learned."""
 
     schedule: Schedule
     parameterisation: Parameterisation
     weighting: Weighting
     loss: Loss  # what is minimised
-    mean_loss: Loss  # its part that has a trivial predictor: without the bound of a learned variance
+    mean_loss: Loss  # the weighted error, which has a trivial predictor
 
 
 def split(keys: jax.Array, n: int) -> jax.Array:
@@ -43,27 +43,41 @@ def losses_at(apply: Apply, diffusion: Diffusion, params, x0, cond, t, eps, drop
     return diffusion.loss(out, x0, eps, t), diffusion.mean_loss(out[..., : x0.shape[-1]], x0, eps, t)
 
 
-def diffusion_objective(apply: Apply, task: Task, diffusion: Diffusion) -> Objective:
-    """The training objective, with its loss by logsnr beside that of the trivial predictor."""
+def diffusion_objective(
+    apply: Apply, task: Task, diffusion_of: Callable[..., Diffusion], times: Times, strata: int = 0
+) -> Objective:
+    """The training objective, with its loss by logsnr beside that of the trivial predictor.
 
-    def objective(params, frozen, keys, batch, dropout_key):
+    diffusion_of(params) is the mathematics; strata is the global batch size where times are to be stratified over
+    it, 0 where they are independent.
+    """
+
+    def losses(params, frozen, memory, keys, batch, dropout_key):
+        diffusion = diffusion_of(params)
         task_keys, time_keys, noise_keys = split(keys, 3)
         x0, cond = task.prepare(task_keys, batch, True)
-        t = uniform(time_keys, diffusion.schedule)
+        u = units(time_keys)
+        u = stratified(u, batch["position"], strata) if strata else u
+        t, weight = times.draw(memory, u, diffusion.schedule)
         eps = normal(noise_keys, x0.shape[1:])
-        losses, mean_losses = losses_at(apply, diffusion, params, x0, cond, t, eps, dropout_key)
-        return losses, by_logsnr(diffusion, mean_losses, x0, t, batch["valid"])
+        own, mean_losses = losses_at(apply, diffusion, params, x0, cond, t, eps, dropout_key)
+        sums = by_logsnr(diffusion, mean_losses, x0, t, weight, batch["valid"])
+        return weight * own, sums, {"t": t, "losses": own, "valid": batch["valid"]}
 
-    return objective
+    return Objective(losses, times.init, lambda memory, notes: times.learn(memory, **notes))
 
 
-def validation_losses(apply: Apply, task: Task, diffusion: Diffusion, draws: int) -> Callable:
+def validation_losses(
+    apply: Apply, task: Task, diffusion_of: Callable[..., Diffusion], times: Times, draws: int
+) -> Callable:
     """-> losses(params, batch, indices [b]) [b]: a fixed grid of noise, the same whatever the batch size.
 
-    Example i has `draws` noises, one in each of as many equal parts of t, from keys that i alone decides.
+    Example i has `draws` noises, one in each of as many equal parts of the times' distribution, from keys that i
+    alone decides. Times that learn are drawn as before they have learned.
     """
 
     def losses(params, batch, indices):
+        diffusion = diffusion_of(params)
         base = jax.random.fold_in(jax.random.key(0), VALIDATION)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(base, indices)
         x0, cond = task.prepare(keys, batch, False)
@@ -71,7 +85,7 @@ def validation_losses(apply: Apply, task: Task, diffusion: Diffusion, draws: int
         def draw(j):
             time_keys, noise_keys = split(jax.vmap(jax.random.fold_in, (0, None))(keys, j), 2)
             u = (j + jax.vmap(jax.random.uniform)(time_keys)) / draws
-            t = at(u.reshape(-1, 1, 1, 1), diffusion.schedule)
+            t, _ = times.draw(times.init(), u.reshape(-1, 1, 1, 1), diffusion.schedule)
             return losses_at(apply, diffusion, params, x0, cond, t, normal(noise_keys, x0.shape[1:]))[0]
 
         return jax.lax.map(draw, jnp.arange(draws)).mean(axis=0)
@@ -79,8 +93,8 @@ def validation_losses(apply: Apply, task: Task, diffusion: Diffusion, draws: int
     return losses
 
 
-def by_logsnr(diffusion: Diffusion, losses, x0, t, valid) -> Sums:
-    """Mean loss and trivial loss, in all and for each of BUCKETS, over the valid examples.
+def by_logsnr(diffusion: Diffusion, losses, x0, t, weight, valid) -> Sums:
+    """Mean loss and trivial loss, in all (as the loss is weighted) and for each of BUCKETS, over the valid examples.
 
     The trivial predictor is the best linear denoiser of data with the batch's mean square: a loss that does not
     fall below its line in some bucket has not begun to learn there.
@@ -88,13 +102,13 @@ def by_logsnr(diffusion: Diffusion, losses, x0, t, valid) -> Sums:
     level = diffusion.schedule.level(t)
     count = jnp.maximum(valid.sum(), 1)
     variance = jnp.where(valid, jnp.mean(x0**2, axis=(1, 2, 3)), 0).sum() / count
-    trivials = trivial(diffusion.weighting, level, variance).reshape(-1)
+    trivials = trivial(diffusion.weighting, level, rate(diffusion.schedule, t), variance).reshape(-1)
     inner = jnp.array([low for low, _ in BUCKETS[1:]])
     bucket = jnp.searchsorted(inner, level.logsnr.reshape(-1), side="right")
     member = jax.nn.one_hot(bucket, len(BUCKETS)) * valid[:, None]
     counts = member.sum(axis=0)
     return {
-        "trivial_loss": (jnp.where(valid, trivials, 0).sum(), valid.sum()),
+        "trivial_loss": (jnp.where(valid, weight * trivials, 0).sum(), valid.sum()),
         "loss_at_logsnr": (jnp.where(valid, losses, 0) @ member, counts),
         "trivial_loss_at_logsnr": (trivials @ member, counts),
     }

@@ -19,7 +19,7 @@ class TrainState:
     params: Params
     ema: dict[str, Params]  # by name
     opt_state: optax.OptState
-    extra: dict[str, Any]  # seed, skipped, skipped_in_a_row, and what an objective keeps
+    extra: dict[str, Any]  # seed, skipped, skipped_in_a_row, and the objective's memory where it has one
 
 
 def new_state(
@@ -27,16 +27,18 @@ def new_state(
     optimiser: optax.GradientTransformation,
     ema_names: tuple[str, ...],
     seed: int,
+    memory: Callable[[], dict] = dict,
 ) -> TrainState:
     """The state before the first step: `init(key)` makes the parameters; every average starts as a copy of them."""
     params = init(jax.random.fold_in(jax.random.key(seed), INIT))
     zero = jnp.zeros((), jnp.int32)
+    remembered = {"memory": memory()} if memory() else {}
     return TrainState(
         step=zero,
         params=params,
         ema={name: jax.tree.map(jnp.copy, params) for name in ema_names},
         opt_state=optimiser.init(params),
-        extra={"seed": jnp.uint32(seed), "skipped": zero, "skipped_in_a_row": zero},
+        extra={"seed": jnp.uint32(seed), "skipped": zero, "skipped_in_a_row": zero} | remembered,
     )
 
 

@@ -1,6 +1,7 @@
 """One train step, a pure function of (state, frozen, batch): keys from the step, gradient, update, averages."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,16 +13,26 @@ from training.state import TrainState
 
 # A metric is a (total, count) pair of arrays, so that micro-batches and windows of steps add up.
 Sums = dict[str, tuple[jax.Array, jax.Array]]
-# objective(params, frozen, keys [b], batch, dropout_key) -> (loss of each example [b], sums)
-Objective = Callable[[Any, Any, jax.Array, dict, jax.Array], tuple[jax.Array, Sums]]
+
+
+class Objective(NamedTuple):
+    """What is minimised, and what it learns from step to step beside the parameters.
+
+    losses(params, frozen, memory, keys [b], batch, dropout_key) -> (loss of each example [b], sums, notes);
+    batch['position'] [b] is each example's place in the global batch. memory is a dict of arrays and lives in
+    state.extra: learn(memory, notes) -> memory, given the notes [b] of the whole batch, after the gradient.
+    """
+
+    losses: Callable[..., tuple[jax.Array, Sums, Any]]
+    memory: Callable[[], dict] = dict
+    learn: Callable[[dict, Any], dict] = lambda memory, notes: memory
 
 
 class Update(NamedTuple):
     """How a gradient becomes the next state."""
 
     optimiser: optax.GradientTransformation
-    ema_decays: tuple[float, ...]
-    ema_warmup: bool
+    averages: dict[str, ema.Rule]  # by name
 
 
 def step_keys(seed: jax.Array, step: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
@@ -35,43 +46,51 @@ def make_train_step(objective: Objective, update: Update, accumulate: int = 1) -
 
     def train_step(state: TrainState, frozen, batch):
         n = batch["valid"].shape[0]
+        batch = batch | {"position": jnp.arange(n)}
         keys, dropout_key = step_keys(state.extra["seed"], state.step, n)
         examples = jnp.maximum(batch["valid"].sum(), 1)
+        memory = state.extra.get("memory", {})
 
         def loss(params, part, part_keys, part_key):
-            losses, sums = objective(params, frozen, part_keys, part, part_key)
+            losses, sums, notes = objective.losses(params, frozen, memory, part_keys, part, part_key)
             total = jnp.where(part["valid"], losses, 0.0).sum()
             sums = sums | {"loss": (total, part["valid"].sum())}
-            return total / examples, sums
+            return total / examples, (sums, notes)
 
-        gradient, sums = accumulated(jax.grad(loss, has_aux=True), state.params, batch, keys, dropout_key, accumulate)
+        gradient_of = jax.grad(loss, has_aux=True)
+        gradient, sums, notes = accumulated(gradient_of, state.params, batch, keys, dropout_key, accumulate)
         state, norms = apply_update(state, gradient, update)
-        finite = norms["gradient_norm"][1]  # a skipped step does not count in the means
+        finite = norms["gradient_norm"][1]  # a skipped step does not count in the means, and teaches nothing
+        if memory:
+            learned = jax.tree.map(partial(jnp.where, finite), objective.learn(memory, notes), memory)
+            state = state.replace(extra=state.extra | {"memory": learned})
         return state, jax.tree.map(lambda x: jnp.where(finite, x, 0), sums) | norms
 
     return train_step
 
 
 def accumulated(gradient_of, params, batch, keys, dropout_key, parts: int):
-    """The gradient and the sums of `parts` micro-batches, added up one after the other.
+    """The gradient and the sums of `parts` micro-batches, added up one after the other, and the notes of all.
 
     Micro-batch j takes every parts-th example from j on, so that each device keeps to the examples it holds.
     """
     if parts == 1:
-        return gradient_of(params, batch, keys, dropout_key)
+        gradient, (sums, notes) = gradient_of(params, batch, keys, dropout_key)
+        return gradient, sums, notes
 
     def split(x):
         return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
     def add(carry, inputs):
         part, part_keys, j = inputs
-        result = gradient_of(params, part, part_keys, jax.random.fold_in(dropout_key, j))
-        return jax.tree.map(jnp.add, carry, result), None
+        gradient, (sums, notes) = gradient_of(params, part, part_keys, jax.random.fold_in(dropout_key, j))
+        return jax.tree.map(jnp.add, carry, (gradient, sums)), notes
 
     inputs = jax.tree.map(split, batch), split(keys), jnp.arange(parts)
-    first = jax.eval_shape(gradient_of, params, *jax.tree.map(lambda x: x[0], inputs[:2]), dropout_key)
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), first)
-    return jax.lax.scan(add, zeros, inputs)[0]
+    gradient, (sums, _) = jax.eval_shape(gradient_of, params, *jax.tree.map(lambda x: x[0], inputs[:2]), dropout_key)
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), (gradient, sums))
+    total, notes = jax.lax.scan(add, zeros, inputs)
+    return *total, jax.tree.map(lambda x: x.swapaxes(0, 1).reshape(-1, *x.shape[2:]), notes)
 
 
 def apply_update(state: TrainState, gradient, update: Update) -> tuple[TrainState, Sums]:
@@ -81,7 +100,7 @@ def apply_update(state: TrainState, gradient, update: Update) -> tuple[TrainStat
     updates, opt_state = update.optimiser.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     taken = state.step - state.extra["skipped"]
-    averages = ema.update_all(state.ema, params, update.ema_decays, taken, update.ema_warmup)
+    averages = ema.update_all(state.ema, params, update.averages, taken)
 
     old = (state.params, state.opt_state, state.ema)
     new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), (params, opt_state, averages), old)

@@ -6,23 +6,24 @@ import jax
 import jax.numpy as jnp
 from absl import logging
 
-from training.checkpoint import Checkpoints, named, part_name
+from training import posthoc
+from training.checkpoint import named, part_name
 from training.state import TrainState
 
 
 def warm_start(state: TrainState, init_from: str, weights: str, pattern: str) -> TrainState:
     """`state` with parameters, and every average, from DIR[:step]; optimiser and step stay new.
 
-    weights: the name of an average there, or 'raw'. Parameters whose name ('down_32_0/conv_1/kernel') matches
-    `pattern` (re.search) and whose shape agrees are taken; the rest keep their initial values and are listed.
-    Raises ValueError when nothing is taken.
+    weights: the name of an average there (one made after training too), or 'raw'. Parameters whose name
+    ('down_32_0/conv_1/kernel') matches `pattern` (re.search) and whose shape agrees are taken; the rest keep their
+    initial values and are listed. Raises ValueError when nothing is taken.
     """
     try:
         re.compile(pattern)
     except re.error as error:
         raise ValueError(f"init_pattern={pattern!r} is no regular expression: {error}") from None
     directory, step = split_step(init_from)
-    checkpoints = Checkpoints(directory, read_only=True)
+    checkpoints = posthoc.holding(directory, weights)
     step = checkpoints.latest() if step is None else step
     if step is None:
         raise ValueError(f"init_from={init_from}: no checkpoint there")

@@ -23,7 +23,7 @@ def ancestral(schedule: Schedule, *, variance: str = "small", exponent: float = 
         mean = q.on_x0 * guess.x0 + q.on_xt * x
         return noised(keys, mean, jnp.sqrt(VARIANCES[variance](q, guess.frac, exponent)), s), memory
 
-    return Sampler(lambda x: (), step)
+    return Sampler(lambda x, steps: (), step)
 
 
 def _between(q: Posterior, frac):

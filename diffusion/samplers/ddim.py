@@ -1,9 +1,11 @@
-"""Denoising diffusion implicit models (Song et al. 2020)."""
+"""Denoising diffusion implicit models (Song et al. 2020): sampling, and its inversion."""
 
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from diffusion.gaussian import kept, renewed
+from diffusion.prediction import Denoise
 from diffusion.sampling import Sampler, noised
 from diffusion.schedules import Schedule, clean_at_zero
 
@@ -24,4 +26,23 @@ def ddim(schedule: Schedule, *, eta: float = 0.0) -> Sampler:
         on_eps = clean.sigma * jnp.sqrt(1 - eta**2 + eta**2 * kept(noisy, clean))  # sqrt(sigma_s^2 - std^2)
         return noised(keys, clean.alpha * guess.x0 + on_eps * guess.eps, std, s), memory
 
-    return Sampler(lambda x: (), step)
+    return Sampler(lambda x, steps: (), step)
+
+
+# DDIM section 4.3: eq. (14) walked towards noise
+def invert(denoise: Denoise, schedule: Schedule, times: Array, x: Array) -> Array:
+    """The noise at times[0] from which DDIM (eta = 0) over the same grid leads back to about the images x [b h w c].
+
+    times is a grid as sampling walks it, down to 0. The step from s up to t takes the prediction at s for that at
+    t, and the first, from data, the one at the first positive time: the denoiser is never called at sigma = 0. The
+    error falls with the number of steps.
+    """
+    level = clean_at_zero(schedule).level
+    times = jnp.asarray(times, jnp.promote_types(x.dtype, jnp.float32))[::-1]
+
+    def body(x, interval):
+        s, t = interval
+        noisier, guess = level(t), denoise(x, jnp.maximum(s, times[1]))
+        return noisier.alpha * guess.x0 + noisier.sigma * guess.eps, None
+
+    return jax.lax.scan(body, x, (times[:-1], times[1:]))[0]

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from diffusion.gaussian import NoiseLevel, corrupt, interpolate_log_variance, posterior
-from diffusion.schedules import SCHEDULES, linear
+from diffusion.schedules import SCHEDULES
 
 
 def random_pairs(n=200):
@@ -46,7 +46,7 @@ def test_posterior_is_finite_at_both_ends_in_float32(alpha):
 
 
 def test_posterior_has_the_published_values(x64):
-    level, beta = linear().level, np.linspace(1e-4, 0.02, 1000)
+    level, beta = SCHEDULES["linear"]().level, np.linspace(1e-4, 0.02, 1000)
     at = lambda i: posterior(level((i + 1) / 1000), level(i / 1000))  # noqa: E731
     assert at(0).small == 0
     assert at(1).small == pytest.approx(5.4531876613021935e-05, rel=1e-10)
@@ -64,8 +64,13 @@ def test_learned_variance_runs_between_the_bounds():
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_the_first_level_changes_the_image(name):
+def test_the_first_level_changes_the_image_in_float32_as_in_float64(name, x64):
     schedule = SCHEDULES[name]()
-    x0, eps = jnp.full((1, 2, 2, 1), 0.5), jnp.ones((1, 2, 2, 1))
-    x = corrupt(x0, eps, schedule.level(1 / (schedule.steps or 1000)))
-    assert x.dtype == jnp.float32 and np.all(np.asarray(x) > 0.501)
+    change = {}
+    for dtype in (jnp.float32, jnp.float64):
+        x0, eps, t = (jnp.full((1, 2, 2, 1), value, dtype) for value in (0.5, 1.0, 1 / (schedule.steps or 1000)))
+        x = corrupt(x0, eps, schedule.level(t))
+        assert x.dtype == dtype
+        change[dtype] = np.asarray(x - x0)
+    np.testing.assert_allclose(change[jnp.float32], change[jnp.float64], rtol=0.01)
+    assert np.all(change[jnp.float64] > 5e-5)

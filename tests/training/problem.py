@@ -6,19 +6,22 @@ import numpy as np
 
 from training import ema, optim
 from training.state import new_state
-from training.step import Update, make_train_step
+from training.step import Objective, Update, make_train_step
 
 
 def init(key):
     return {"w": jax.random.normal(key, (3, 2))}
 
 
-def objective(params, frozen, keys, batch, dropout_key):
+def losses(params, frozen, memory, keys, batch, dropout_key):
     """Linear regression with noisy inputs: sensitive to every example's key."""
     noise = jax.vmap(lambda key: jax.random.normal(key, (3,)))(keys)
     error = (batch["x"] + noise) @ params["w"] - batch["y"]
     losses = jnp.mean(error**2, axis=1)
-    return losses, {"largest": (losses.max(), jnp.int32(1))}
+    return losses, {"largest": (losses.max(), jnp.int32(1))}, {}
+
+
+objective = Objective(losses)
 
 
 def batch_at(step, n=8):
@@ -27,12 +30,15 @@ def batch_at(step, n=8):
     return {"x": x.astype(np.float32), "y": y.astype(np.float32), "valid": np.ones(n, bool)}
 
 
-def make(decays=(0.9,), warmup=False, clip=0.0, rate=0.1, accumulate=1, objective=objective, seed=0):
+def make(
+    decays=(0.9,), warmup=False, clip=0.0, rate=0.1, accumulate=1, objective=objective, seed=0, sigma_rels=(),
+    memory=dict,
+):  # fmt: skip
     """(state, jitted train step) under Adam; rate is a number or a schedule."""
     optimiser = optim.with_clipping(optim.adam(rate, 0.9, 0.999, 1e-8, 0.0), clip)
-    update = Update(optimiser, decays, warmup)
-    state = new_state(init, optimiser, tuple(map(ema.name, decays)), seed)
-    return state, jax.jit(make_train_step(objective, update, accumulate))
+    averages = ema.rules(decays, warmup, sigma_rels)
+    state = new_state(init, optimiser, tuple(averages), seed, memory)
+    return state, jax.jit(make_train_step(objective, Update(optimiser, averages), accumulate))
 
 
 def run(state, step, first, last):

@@ -13,7 +13,7 @@ from training import ema
 def test_an_average_after_a_jump_of_the_parameters_is_geometric(decay, jump):
     average, steps = {"w": jnp.zeros(2)}, 12
     for k in range(steps):
-        average = ema.update(average, {"w": jnp.full(2, float(k >= jump))}, decay)
+        average = ema.update(average, {"w": jnp.full(2, float(k >= jump))}, 1 - decay)
     assert np.allclose(average["w"], 1 - decay ** (steps - jump), atol=1e-6)
 
 
@@ -22,7 +22,7 @@ def test_warm_up_is_the_product_of_its_decays(decay):
     average = {"0": jnp.ones(())}
     steps = 40
     for n in range(steps):
-        average = {"0": ema.update(average["0"], 0.0, ema.warmed_up(decay, jnp.int32(n)))}
+        average = {"0": ema.update(average["0"], 0.0, ema.exponential(decay, warmup=True)(jnp.int32(n)))}
     expected = np.prod([min(decay, (1 + n) / (10 + n)) for n in range(steps)])
     assert np.isclose(average["0"], expected, rtol=1e-5)
 

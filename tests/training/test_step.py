@@ -11,14 +11,12 @@ from problem import batch_at, equal, init, make, objective, run
 
 from training import optim
 from training.state import new_state
-from training.step import Update, make_train_step, step_keys
+from training.step import Objective, Update, make_train_step, step_keys
 
 
 def sgd(rate, clip=0.0, accumulate=1):
     optimiser = optim.with_clipping(optax.sgd(rate), clip)
-    return new_state(init, optimiser, (), 0), jax.jit(
-        make_train_step(objective, Update(optimiser, (), False), accumulate)
-    )
+    return new_state(init, optimiser, (), 0), jax.jit(make_train_step(objective, Update(optimiser, {}), accumulate))
 
 
 @pytest.mark.parametrize("accumulate", [2, 4, 8])
@@ -81,9 +79,10 @@ def test_keys_are_unique_over_steps_and_examples_and_functions_of_them_alone():
 
 
 def test_dropout_keys_differ_between_steps_and_micro_batches():
-    def record(params, frozen, keys, batch, dropout_key):
-        return jnp.zeros(len(batch["valid"])), {"key": (jax.random.uniform(dropout_key), jnp.int32(1))}
+    def losses(params, frozen, memory, keys, batch, dropout_key):
+        return jnp.zeros(len(batch["valid"])), {"key": (jax.random.uniform(dropout_key), jnp.int32(1))}, {}
 
+    record = Objective(losses)
     state, step = make(objective=record)
     draws = []
     for k in range(3):
@@ -93,6 +92,28 @@ def test_dropout_keys_differ_between_steps_and_micro_batches():
     _, parts = make(objective=record, accumulate=2)
     total = float(parts(make(objective=record)[0], None, batch_at(0))[1]["key"][0])
     assert total != pytest.approx(2 * draws[0])
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+def test_an_objective_learns_from_the_whole_batch_in_its_order_and_not_from_a_skipped_step(accumulate):
+    def losses(params, frozen, memory, keys, batch, dropout_key):
+        values = (batch["x"] @ params["w"]).sum(axis=1) + memory["last"][batch["position"]]
+        return values, {}, {"position": batch["position"], "x": batch["x"][:, 0]}
+
+    def learn(memory, notes):
+        return {"last": notes["x"] + 100 * notes["position"]}
+
+    remembering = Objective(losses, lambda: {"last": jnp.zeros(8)}, learn)
+    state, step = make(objective=remembering, accumulate=accumulate, memory=remembering.memory)
+    batch = batch_at(0)
+    state, _ = step(state, None, batch)
+    np.testing.assert_array_equal(
+        state.extra["memory"]["last"], batch["x"][:, 0] + 100 * np.arange(8, dtype=np.float32)
+    )
+    bad = batch_at(1)
+    bad["x"][3] = np.nan
+    after, _ = step(state, None, bad)
+    assert equal(after.extra["memory"], state.extra["memory"]) and int(after.extra["skipped"]) == 1
 
 
 def test_another_seed_is_another_run():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from problem import equal, make, run
 
+from training import posthoc
 from training.checkpoint import Checkpoints
 from training.warm_start import split_step, warm_start
 
@@ -44,6 +45,13 @@ def test_an_average_by_pattern_and_step_with_the_rest_listed(donor, caplog):
     assert equal(started.params["w"], state.ema["0.5"]["w"]) and np.all(started.params["v"] == 1)
     assert "1 of 3 parameter arrays" in caplog.text
     assert "kept at their initial values: new, v" in caplog.text and "there but not used: v" in caplog.text
+
+
+def test_an_average_made_after_training(donor):
+    path, _ = donor
+    average = {"w": jnp.full((3, 2), 5.0)}
+    posthoc.save(path, "ema_posthoc/posthoc_0.13", 6, {"posthoc_0.13": average}, {})
+    assert equal(warm_start(fresh(), str(path), "posthoc_0.13", ".*").params["w"], average["w"])
 
 
 def test_another_shape_is_left_alone(donor):
