@@ -49,6 +49,8 @@ def choose(table: dict, name: str, key: str):
 def construct(table: dict, call: Call, key: str, *given, **more):
     """table[call.name](*given, **arguments, **more); a wrong name or argument is a ValueError that says what is."""
     builder = choose(table, call.name, key)
+    if taken := dict(call.arguments).keys() & more.keys():
+        raise ValueError(f"{key}: {call.name}: {', '.join(taken)} follows from the rest of the config; leave it out")
     arguments = {k: construct(table, v, key) if isinstance(v, Call) else v for k, v in call.arguments} | more
     signature = inspect.signature(builder)
     try:
@@ -58,7 +60,7 @@ def construct(table: dict, call: Call, key: str, *given, **more):
         raise ValueError(f"{key}: {call.name}: {error}; it takes {', '.join(taken) or 'no arguments'}") from None
     try:
         return builder(*given, **arguments)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as error:
         raise ValueError(f"{key}: {call.name}: {error}") from error
 
 

@@ -201,9 +201,10 @@ def build_schedule(section) -> tuple[Callable[[Any], Schedule], Callable[[jax.Ar
     if call.name not in LEARNED:
         schedule = checked(construct(fixed, call, "diffusion.schedule"))
         return lambda params: schedule, no_parameters
-    if section.loss != "vdm":
+    if section.loss != "vdm" or section.uncertainty:
         raise ValueError(
-            f"diffusion.schedule={call.name} is learned, which takes diffusion.loss=vdm, not {section.loss}"
+            f"diffusion.schedule={call.name} is learned, which takes diffusion.loss=vdm without uncertainty; "
+            f"got {section.loss}, uncertainty={section.uncertainty}"
         )
     learned = construct(LEARNED, call, "diffusion.schedule")
     return lambda params: learned.schedule(params["schedule"]), lambda key: {"schedule": learned.init(key)}
@@ -336,7 +337,7 @@ def build_sample(config, task: Task, diffusion_of: Callable[[Any], Diffusion], d
                 guidance.THRESHOLDS, plan.threshold, "threshold", denoise, schedule, **numbers["threshold"]
             )
         sampler = construct(SAMPLERS, plan.sampler, "sampler", schedule, **numbers["sampler"])
-        x = sampling.prior(keys, task.sample_shape, schedule)
+        x = sampling.prior(keys, task.sample_shape, schedule, times[0])
         return task.restore(sampling.sample(keys, denoise, sampler, times, x))
 
     def sample(params, seeds, cond, settings: Settings):
@@ -383,8 +384,8 @@ def plan_of(config, settings: Settings, schedule: Schedule) -> tuple[Plan, dict]
         construct(guidance.THRESHOLDS, threshold, "sampling.threshold", None, schedule)
         threshold, threshold_numbers = threshold.split()
     numbers = {
-        "guidance": settings.guidance,
-        "interval": tuple(settings.guidance_interval),
+        "guidance": None if settings.guidance is None else float(settings.guidance),
+        "interval": tuple(map(float, settings.guidance_interval)),
         "rescale": settings.guidance_rescale or None,
         "sampler": sampler_numbers,
         "threshold": threshold_numbers,
@@ -410,5 +411,5 @@ def grid_of(settings: Settings, schedule: Schedule) -> np.ndarray:
 
 def network_calls(settings: Settings, schedule: Schedule) -> int:
     """How often the network is called for a sample (NFE)."""
-    steps = len(grid_of(settings, schedule)) - 1
-    return named(SAMPLERS, settings.sampler, "sampling.sampler", schedule).calls(steps)
+    times = grid_of(settings, schedule)
+    return named(SAMPLERS, settings.sampler, "sampling.sampler", schedule).calls(times)

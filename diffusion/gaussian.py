@@ -18,6 +18,11 @@ class NoiseLevel(NamedTuple):
         return 2 * (jnp.log(self.alpha) - jnp.log(self.sigma))
 
     @property
+    def bounded_logsnr(self) -> Array:
+        """logsnr within +-40, for what a network is fed: it stays finite where alpha or sigma is 0."""
+        return jnp.clip(self.logsnr, -40, 40)
+
+    @property
     def ratio(self) -> Array:
         """sigma / alpha, the noise beside data of unit scale: EDM's sigma, whatever the schedule."""
         return self.sigma / self.alpha

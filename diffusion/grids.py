@@ -34,8 +34,10 @@ def karras(
     sigma_max is the schedule's own at t = 1 unless given, and sigma_min at least its last before data. Raises
     ValueError where sigma_max is infinite, as where alpha(1) = 0.
     """
+    if not rho > 0:
+        raise ValueError(f"rho: got {rho}; give a positive number")
     last, first = _reach(schedule)
-    low, high = max(last, sigma_min), min(first, sigma_max or first)
+    low, high = max(last, sigma_min), min(first, first if sigma_max is None else sigma_max)
     if not 0 < low < high < np.inf:
         raise ValueError(f"sigma_max: got {high:.4g} with sigma_min {low:.4g}; karras needs 0 < min < max < inf")
     sigmas = np.linspace(high ** (1 / rho), low ** (1 / rho), _limit(schedule, steps)) ** rho
@@ -63,7 +65,7 @@ def leading(schedule: Schedule, steps: int, offset: int = 0) -> np.ndarray:
     _limit(schedule, steps, table="leading")
     indices = np.arange(steps) * (schedule.steps // steps)
     most = schedule.steps - 1 - indices[-1]
-    if not 0 <= offset <= most:
+    if type(offset) is not int or not 0 <= offset <= most:
         raise ValueError(f"offset: got {offset}; with {steps} steps of {schedule.steps} levels give 0 to {most}")
     return _from_indices(indices + offset, schedule.steps)
 
@@ -97,8 +99,8 @@ def given(schedule: Schedule, steps: int, times: tuple = (), sigmas: tuple = ())
 
     Raises ValueError unless they fall strictly, make `steps` steps, and end at data.
     """
-    if bool(times) == bool(sigmas):
-        raise ValueError("grid: given takes either times=(1.0, .., 0.0) or sigmas=(80.0, .., 0.002)")
+    if bool(times) == bool(sigmas) or sigmas and not min(sigmas) > 0:
+        raise ValueError("grid: given takes either times=(1.0, .., 0.0) or sigmas=(80.0, .., 0.002), positive")
     grid = np.asarray(times, np.float64) if times else np.append(_times_of(schedule, np.asarray(sigmas, np.float64)), 0)
     if grid[-1] != 0:
         raise ValueError(f"grid: the times given end at t = {grid[-1]:.4g}; they must end at data, t = 0")

@@ -32,7 +32,8 @@ def extrapolate(main: Prediction, base: Prediction, w: Array) -> Prediction:
 def rescale(main: Prediction, mixed: Prediction, level: NoiseLevel, share: Array) -> Prediction:
     """Takes the standard deviation of mixed's x0 `share` of the way back to main's, per example; eps follows."""
     axes = tuple(range(1, main.x0.ndim))
-    ratio = jnp.std(main.x0, axes, keepdims=True) / jnp.std(mixed.x0, axes, keepdims=True)
+    wanted, found = (jnp.std(guess.x0, axes, keepdims=True) for guess in (main, mixed))
+    ratio = jnp.where(found > 0, wanted / found, 1)
     return with_x0(mixed, mixed.x0 * (1 + share * (ratio - 1)), level)
 
 

@@ -139,7 +139,7 @@ def edm(schedule: Schedule, sigma_data: float = 0.5) -> Parameterisation:
     return Parameterisation(
         line=edm_line(sigma_data),
         scale_input=lambda level: 1 / _edm_scale(level, sigma_data),
-        noise_input=lambda t, level: -level.logsnr / 8,
+        noise_input=lambda t, level: -level.bounded_logsnr / 8,
     )
 
 

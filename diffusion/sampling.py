@@ -1,5 +1,6 @@
 """The one sampling loop. A sampler is (init, step), as an optimiser is (init, update)."""
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -15,12 +16,22 @@ class Sampler(NamedTuple):
     """init(x, steps) -> memory; step(keys, denoise, x, memory, t, s) -> (x, memory), from time t to s < t.
 
     keys [b] are the step's own; denoise is called where sigma > 0 alone; memory is any pytree, ()
-    for one-step methods. calls(steps) is how often denoise is called in all: the method's NFE.
+    for one-step methods. calls(times) is how often denoise is called over a grid: the method's NFE.
     """
 
     init: Callable[[Array, int], Any]
     step: Callable[..., tuple[Array, Any]]
-    calls: Callable[[int], int] = lambda steps: steps
+    calls: Callable[[Array], int] = lambda times: len(times) - 1
+
+
+def check_range(name: str, value: Any, low: float, high: float = math.inf) -> None:
+    """Raises ValueError where a setting is known and outside [low, high]."""
+    if not isinstance(value, jax.core.Tracer) and not low <= value <= high:
+        raise ValueError(
+            f"{name}: got {value}; give {low:g} to {high:g}"
+            if high < math.inf
+            else f"{name}: got {value}; give {low:g} or more"
+        )
 
 
 def normal(keys: Array, shape: tuple[int, ...], dtype: Any = float) -> Array:
@@ -38,9 +49,9 @@ def stream(keys: Array, i: Array) -> Array:
     return jax.vmap(jax.random.fold_in, in_axes=(0, None))(keys, i)
 
 
-def prior(keys: Array, shape: tuple[int, int, int], schedule: Schedule) -> Array:
-    """x at t = 1 [b, *shape], with std sigma(1): seed i is image i."""
-    return schedule.level(jnp.ones(())).sigma * normal(stream(keys, 0), shape)
+def prior(keys: Array, shape: tuple[int, int, int], schedule: Schedule, t: Array = 1.0) -> Array:
+    """x at the grid's first time t [b, *shape], with std sigma(t): seed i is image i."""
+    return schedule.level(jnp.asarray(t, float)).sigma * normal(stream(keys, 0), shape)
 
 
 def sample(keys: Array, denoise: Denoise, sampler: Sampler, times: Array, x: Array) -> Array:

@@ -34,7 +34,7 @@ def units(keys: Array) -> Array:
 # VDM's low-discrepancy sampler, jittered within each stratum, so that no key is shared
 def stratified(u: Array, position: Array, batch_size: int) -> Array:
     """u with example i of the global batch moved into the i-th of batch_size equal parts; position [b] is i."""
-    return (position.reshape(-1, 1, 1, 1) + u) / batch_size
+    return jnp.minimum((position.reshape(-1, 1, 1, 1) + u) / batch_size, 1 - 2**-24)  # it may round to 1
 
 
 def at(u: Array, schedule: Schedule) -> Array:
@@ -91,12 +91,14 @@ def importance(levels: int, history: int = 10, uniform: float = 0.001) -> Times:
     """
     if not 0 < uniform <= 1:
         raise ValueError(f"uniform: got {uniform}; give a share in (0, 1]")
+    if type(history) is not int or history < 1:
+        raise ValueError(f"history: got {history}; give a whole number of losses, 1 or more")
 
     def init() -> dict[str, Array]:
         return {"losses": jnp.zeros((levels, history)), "seen": jnp.zeros(levels, jnp.int32)}
 
     def draw(memory, u, schedule):
-        size = jnp.sqrt(jnp.mean(memory["losses"] ** 2, axis=1))
+        size = jnp.sqrt(jnp.mean(memory["losses"] ** 2, axis=1)) + 1e-20  # all may be 0
         p = (1 - uniform) * size / size.sum() + uniform / levels
         p = jnp.where(jnp.all(memory["seen"] >= history), p, 1 / levels)
         k = jnp.searchsorted(jnp.cumsum(p), u, side="right").clip(max=levels - 1)

@@ -19,7 +19,7 @@ def init_uncertainty(key: Array, channels: int = 128) -> dict[str, Array]:
 
 def log_variance(params: dict[str, Array], logsnr: Array) -> Array:
     """u [b] of levels logsnr [b 1 1 1]. The features are of log(sigma / alpha) / 4, and are not trained."""
-    noise = -logsnr.reshape(-1, 1) / 8
+    noise = -jnp.clip(logsnr, -40, 40).reshape(-1, 1) / 8
     frequency, phase = jax.lax.stop_gradient((params["frequency"], params["phase"]))
     features = math.sqrt(2) * jnp.cos(noise * frequency + phase)
     return features @ params["weight"] / math.sqrt(len(phase))

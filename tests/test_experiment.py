@@ -62,6 +62,12 @@ BAD = {
     "diffusion.times=importance needs a discrete": {
         "diffusion": {"schedule": "cosine", "prediction": "v", "times": "importance"}
     },
+    "sampling.sampler: unipc: order: got 2.0": {"sampling": {"sampler": "unipc(order=2.0)"}},
+    "sampling.grid: karras: rho: got 0.0; give a positive": {"sampling": {"grid": "karras(rho=0.0)"}},
+    "diffusion.schedule: sigmoid: math range error": {"diffusion": {"schedule": "sigmoid(tau=0.001)"}},
+    "diffusion.schedule: monotone: hidden: got -1": {"diffusion": {"schedule": "monotone(hidden=-1)", "loss": "vdm"}},
+    "diffusion.times: importance: history: got 0": {"diffusion": {"times": "importance(history=0)"}},
+    "diffusion.times: importance: levels follows from": {"diffusion": {"times": "importance(levels=5)"}},
     r"sampling.guidance_interval=\(2.0, 1.0\) must be": {"sampling": {"guidance_interval": (2.0, 1.0)}},
     r"sampling.guidance_rescale=1.5 must be a share": {"sampling": {"guidance_rescale": 1.5}},
     "sampling.grid: given: grid: the times given end at t = 0.5": {
@@ -199,6 +205,15 @@ def test_every_kind_of_diffusion_trains_and_samples(name):
     made = config(**RECIPES[name])
     images = drawing.draw(experiment, made, state.params, np.arange(8), np.zeros(8), settings_of(made))
     assert images.shape == (8, 8, 8, 1) and len(np.unique(images)) > 10
+
+
+@pytest.mark.parametrize("schedule", ["flow", "linear(steps=4, first=0.0001, last=0.002, zero_terminal=True)"])
+def test_pure_noise_is_no_infinity_to_a_preconditioned_network_or_to_a_learned_uncertainty(schedule):
+    made = config(diffusion={"schedule": schedule, "prediction": "edm", "uncertainty": True})
+    experiment = build(made)
+    state, sums = experiment.train_step(experiment.init(), None, next(experiment.batches(0)))
+    assert int(state.extra["skipped"]) == 0 and np.isfinite(sums["loss"][0])
+    drawing.draw(experiment, made, state.params, np.arange(8), np.zeros(8), settings_of(made))  # refuses NaN
 
 
 def test_network_calls_are_written_for_every_sampler():

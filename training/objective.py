@@ -84,8 +84,8 @@ def validation_losses(
 
         def draw(j):
             time_keys, noise_keys = split(jax.vmap(jax.random.fold_in, (0, None))(keys, j), 2)
-            u = (j + jax.vmap(jax.random.uniform)(time_keys)) / draws
-            t, _ = times.draw(times.init(), u.reshape(-1, 1, 1, 1), diffusion.schedule)
+            u = jax.vmap(jax.random.uniform)(time_keys).reshape(-1, 1, 1, 1)
+            t, _ = times.draw(times.init(), stratified(u, j, draws), diffusion.schedule)
             return losses_at(apply, diffusion, params, x0, cond, t, normal(noise_keys, x0.shape[1:]))[0]
 
         return jax.lax.map(draw, jnp.arange(draws)).mean(axis=0)

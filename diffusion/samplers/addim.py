@@ -1,8 +1,9 @@
 """Adjusted DDIM (Heek et al. 2024, Multistep Consistency Models, algorithm 3)."""
 
+import jax
 import jax.numpy as jnp
 
-from diffusion.sampling import Sampler
+from diffusion.sampling import Sampler, check_range
 from diffusion.schedules import Schedule, clean_at_zero
 
 
@@ -12,6 +13,9 @@ def addim(schedule: Schedule, *, eta: float = 0.1, variance: float = 0.5) -> Sam
     That variance is guessed as the share eta of the posterior's for independent pixels of this variance, as in the
     paper. The norm of eps is each example's own. The last step, to data, is the x0 prediction.
     """
+    check_range("eta", eta, 0, 1)
+    if not isinstance(variance, jax.core.Tracer) and not variance > 0:
+        raise ValueError(f"variance: got {variance}; give a positive number")
     level = clean_at_zero(schedule).level
 
     def step(keys, denoise, x, memory, t, s):

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 
 from diffusion.gaussian import Posterior, interpolate_log_variance, posterior
-from diffusion.sampling import Sampler, noised
+from diffusion.sampling import Sampler, check_range, noised
 from diffusion.schedules import Schedule, clean_at_zero
 
 
@@ -16,6 +16,7 @@ def ancestral(schedule: Schedule, *, variance: str = "small", exponent: float = 
     """
     if variance not in VARIANCES:
         raise ValueError(f"variance: got {variance!r}; choose one of {', '.join(VARIANCES)}")
+    check_range("exponent", exponent, 0, 1)
     level = clean_at_zero(schedule).level
 
     def step(keys, denoise, x, memory, t, s):

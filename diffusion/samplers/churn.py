@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from diffusion.sampling import normal
+from diffusion.sampling import check_range, normal
 from diffusion.schedules import Schedule
 
 
@@ -16,6 +16,12 @@ class Churn(NamedTuple):
     churn_min: float = 0.0
     churn_max: float = jnp.inf
     noise: float = 1.0
+
+    def checked(self) -> "Churn":
+        """Itself. Raises ValueError where a known number is negative."""
+        for name, value in self._asdict().items():
+            check_range(name, value, 0)
+        return self
 
     def share(self, steps: int) -> Array:
         """gamma, by which each of `steps` steps raises the level: churn / steps, at most sqrt(2) - 1."""

@@ -6,7 +6,7 @@ from jax import Array
 
 from diffusion.gaussian import kept, renewed
 from diffusion.prediction import Denoise
-from diffusion.sampling import Sampler, noised
+from diffusion.sampling import Sampler, check_range, noised
 from diffusion.schedules import Schedule, clean_at_zero
 
 
@@ -16,8 +16,7 @@ def ddim(schedule: Schedule, *, eta: float = 0.0) -> Sampler:
 
     Raises ValueError where eta is known and outside [0, 1].
     """
-    if not isinstance(eta, jax.core.Tracer) and not 0 <= eta <= 1:
-        raise ValueError(f"eta: got {eta}; give 0 (deterministic) to 1 (ancestral)")
+    check_range("eta", eta, 0, 1)
     level = clean_at_zero(schedule).level
 
     def step(keys, denoise, x, memory, t, s):

@@ -7,12 +7,11 @@ and the last, to data, is the x0 prediction.
 
 from collections.abc import Callable
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
 from diffusion.samplers.exponential import half_logsnr, phi
-from diffusion.sampling import Sampler, noised
+from diffusion.sampling import Sampler, check_range, noised
 from diffusion.schedules import Schedule, clean_at_zero
 
 
@@ -50,8 +49,7 @@ def _multistep(schedule: Schedule, eta: Array, remembered: int, integral: Callab
 
     past, newest first: (x0, 1 / h of the step that it took), 1 / h = 0 for a step from pure noise or none.
     """
-    if not isinstance(eta, jax.core.Tracer) and not 0 <= eta <= 1:
-        raise ValueError(f"eta: got {eta}; give 0 (the ODE) to 1 (the SDE)")
+    check_range("eta", eta, 0, 1)
     level = clean_at_zero(schedule).level
 
     def init(x, steps):

@@ -13,7 +13,7 @@ def euler(
     schedule: Schedule, *, churn: float = 0.0, churn_min: float = 0.0, churn_max: float = jnp.inf, noise: float = 1.0
 ) -> Sampler:
     """First order. Without churn it is DDIM at eta = 0, and dx / dt = eps - x0 where the schedule is flow."""
-    level, churned = clean_at_zero(schedule).level, Churn(churn, churn_min, churn_max, noise)
+    level, churned = clean_at_zero(schedule).level, Churn(churn, churn_min, churn_max, noise).checked()
 
     def step(keys, denoise, x, share, t, s):
         x, t = churned(schedule, keys, x, t, share)

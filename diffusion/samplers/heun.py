@@ -16,7 +16,7 @@ def heun(
     Two network calls a step and one in the last, 2 N - 1. From pure noise (alpha = 0), where r is infinite, the
     first step stays Euler's, which saves one more.
     """
-    level, churned = clean_at_zero(schedule).level, Churn(churn, churn_min, churn_max, noise)
+    level, churned = clean_at_zero(schedule).level, Churn(churn, churn_min, churn_max, noise).checked()
 
     def step(keys, denoise, x, share, t, s):
         x, t = churned(schedule, keys, x, t, share)
@@ -29,8 +29,8 @@ def heun(
 
         return jax.lax.cond((s > 0) & (noisy.alpha > 0), corrected, lambda: euler), share
 
-    def calls(steps: int) -> int:
-        from_pure_noise = bool(schedule.level(jnp.ones(())).alpha == 0)
+    def calls(times) -> int:
+        steps, from_pure_noise = len(times) - 1, bool(level(jnp.asarray(times[0])).alpha == 0)
         return 2 * steps - 1 - (from_pure_noise and steps > 1)
 
     return Sampler(lambda x, steps: churned.share(steps), step, calls)

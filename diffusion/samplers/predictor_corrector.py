@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 
 from diffusion.samplers.ancestral import ancestral
-from diffusion.sampling import Sampler, normal, stream
+from diffusion.sampling import Sampler, check_range, normal, stream
 from diffusion.schedules import Schedule, clean_at_zero
 
 
@@ -13,10 +13,12 @@ def predictor_corrector(schedule: Schedule, *, snr: float = 0.16, corrections: i
 
     N + corrections (N - 1) network calls. A correction is as long as makes its drift snr times its noise, by the
     norms of each example (the paper's code takes their means over the batch, so that batch mates matter). Its
-    stationary distribution is biased by its length, however many steps are taken.
+    stationary distribution is biased by its length, however many steps are taken; in a few dimensions, where the
+    norms scatter, it has hardly a variance.
     """
-    if corrections < 1:
+    if type(corrections) is not int or corrections < 1:
         raise ValueError(f"corrections: got {corrections}; give 1 or more, or use ancestral")
+    check_range("snr", snr, 0)
     level, predictor = clean_at_zero(schedule).level, ancestral(schedule)
 
     def correct(keys, denoise, x, s):
@@ -32,7 +34,7 @@ def predictor_corrector(schedule: Schedule, *, snr: float = 0.16, corrections: i
 
         return jax.lax.cond(s > 0, corrected, lambda: x), memory
 
-    return Sampler(predictor.init, step, lambda steps: steps + corrections * (steps - 1))
+    return Sampler(predictor.init, step, lambda times: len(times) - 1 + corrections * (len(times) - 2))
 
 
 def _norm(x):

@@ -18,7 +18,7 @@ def unipc(schedule: Schedule, *, order: int = 2) -> Sampler:
     `order` is the predictor's, and the corrector's is one more; both rise to it over the first steps. The last
     step, to data, is the x0 prediction. Raises ValueError unless order is 1, 2 or 3.
     """
-    if order not in (1, 2, 3):
+    if type(order) is not int or order not in (1, 2, 3):
         raise ValueError(f"order: got {order}; choose 1, 2 or 3")
     level = clean_at_zero(schedule).level
 

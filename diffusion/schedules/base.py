@@ -55,7 +55,7 @@ def rate(schedule: Schedule, t: Array) -> Array:
     if schedule.steps:
         step = 1 / schedule.steps
         after, before = jnp.minimum(t + step, 1), jnp.maximum(t - step, step)
-        fall = _clipped(schedule.level(before).logsnr) - _clipped(schedule.level(after).logsnr)
+        fall = schedule.level(before).bounded_logsnr - schedule.level(after).bounded_logsnr
         return fall / (after - before)
     t = jnp.clip(t, 1e-6, 1 - 1e-6)
     return -jax.jvp(lambda t: schedule.level(t).logsnr, (t,), (jnp.ones_like(t),))[1]
@@ -96,7 +96,3 @@ def inverse(logsnr_at: Callable[[Array], Array], logsnr: Array, iterations: int 
 
 def floating(t: Array) -> Array:
     return jnp.asarray(t, jnp.result_type(float, t))
-
-
-def _clipped(logsnr: Array) -> Array:
-    return jnp.clip(logsnr, -40, 40)

@@ -162,6 +162,8 @@ def edm(sigma_min: float = 2e-4, sigma_max: float = 80.0, rho: float = 7.0) -> S
     go there.
     """
     _limits(sigma_min, sigma_max)
+    if not rho > 0:
+        raise ValueError(f"rho: got {rho}; give a positive number")
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
     return _exploding(
         lambda t: (low + t * (high - low)) ** rho,

@@ -25,6 +25,8 @@ def monotone(logsnr_min: float = -5.0, logsnr_max: float = 13.3, hidden: int = 1
     """
     if not logsnr_min < logsnr_max:
         raise ValueError(f"logsnr_min: got {logsnr_min} with logsnr_max {logsnr_max}; give min < max")
+    if type(hidden) is not int or hidden < 0:
+        raise ValueError(f"hidden: got {hidden}; give a whole number, 0 for a line")
 
     def init(key: Array) -> dict[str, Array]:
         ends = {"top": jnp.float32(logsnr_max), "fall": jnp.float32(logsnr_max - logsnr_min)}

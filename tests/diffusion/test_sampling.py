@@ -26,6 +26,13 @@ def test_the_prior_has_the_noise_of_the_last_level(name):
     assert float(x.std()) == pytest.approx(float(schedule.level(jnp.float32(1)).sigma), rel=0.01)
 
 
+def test_a_grid_that_starts_late_starts_from_its_own_level():
+    schedule = SCHEDULES["edm"]()
+    times = GRIDS["karras"](schedule, 20, sigma_max=10.0)
+    x = prior(keys(*range(500)), (4, 4, 3), schedule, times[0])
+    assert float(x.std()) == pytest.approx(10, rel=0.02)
+
+
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_seed_i_is_image_i_in_any_batch(name):
     schedule = linear()
