@@ -24,43 +24,43 @@ def spread_labels(counts, seeds) -> np.ndarray:
     return np.searchsorted(edges[:-1], u, side="right").astype(np.int32)
 
 
-def training_labels(experiment: Experiment, config, seeds) -> np.ndarray | None:
-    """Labels as the training set has them, uniform where it does not say; None without labels."""
+def training_condition(experiment: Experiment, config, seeds) -> dict[str, np.ndarray]:
+    """The condition of each seed as the training set has it: {'label' [n]}, uniform where it does not say, or {}."""
     if not experiment.task.labels:
-        return None
+        return {}
     counts = experiment.source(config.data.train_split).label_counts
-    return spread_labels(np.ones(config.data.classes) if counts is None else counts, seeds)
+    return {"label": spread_labels(np.ones(config.data.classes) if counts is None else counts, seeds)}
 
 
-def asked_labels(label: str | None, config, workdir, seeds) -> tuple[np.ndarray | None, str]:
-    """(labels, where they come from) for --label: a number, 'balanced', or None for the training set's proportions."""
+def asked_condition(label: str | None, config, workdir, seeds) -> tuple[dict[str, np.ndarray], str]:
+    """(condition, where its labels come from) for --label: a number, 'balanced', or None for the training set's."""
     classes = config.data.classes
     if config.task.name != "class":
         if label is not None:
             raise ValueError(f"--label={label}: this model is unconditional (task.name={config.task.name})")
-        return None, "none"
+        return {}, "none"
     if label == "balanced":
-        return (seeds % classes).astype(np.int32), "balanced"
+        return {"label": (seeds % classes).astype(np.int32)}, "balanced"
     if label is not None:
         if not label.isdecimal() or int(label) >= classes:
             raise ValueError(f"--label={label} must be 'balanced' or a number from 0 to {classes - 1}")
-        return np.full(len(seeds), int(label), np.int32), "given"
+        return {"label": np.full(len(seeds), int(label), np.int32)}, "given"
     counts = records.last_start(workdir, "train").get("data", {}).get("label_counts")
-    return spread_labels(counts or np.ones(classes), seeds), "training set's" if counts else "uniform"
+    labels = spread_labels(counts or np.ones(classes), seeds)
+    return {"label": labels}, "training set's" if counts else "uniform"
 
 
-def draw(experiment: Experiment, config, params, seeds, labels, settings, check=lambda: None) -> np.ndarray:
-    """uint8 [n h w c]: image i of seeds[i] and labels[i] (None without labels), in equal batches, the last padded."""
+def draw(experiment: Experiment, config, params, seeds, condition: dict, settings, check=lambda: None) -> np.ndarray:
+    """uint8 [n h w c]: image i of seeds[i] and the condition's i-th rows, in equal batches, the last padded."""
     size = sharding.round_up(min(config.sampling.batch_size, len(seeds)), experiment.mesh.size)
     images = []
     for first in range(0, len(seeds), size):
         check()
         part = np.arange(first, first + size).clip(max=len(seeds) - 1)
-        batch = {"seeds": np.asarray(seeds, np.uint32)[part]}
-        if labels is not None:
-            batch["label"] = np.asarray(labels, np.int32)[part]
+        batch = {name: rows[part] for name, rows in condition.items()}
+        batch["seeds"] = np.asarray(seeds, np.uint32)[part]
         batch = sharding.put_batch(batch, experiment.mesh)
-        drawn = experiment.sample(params, batch.pop("seeds"), batch, settings)
+        drawn = experiment.sample(params, experiment.frozen(), batch.pop("seeds"), batch, settings)
         drawn = np.asarray(drawn)
         if not np.isfinite(drawn).all():
             raise ValueError(f"samples of seeds {seeds[first]} and on hold NaN: the weights, or the guidance, are bad")

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,9 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from calls import Call, choose, construct, named, parse_call
-from diffusion import guidance, losses, prediction, sampling
-from diffusion.grids import GRIDS
-from diffusion.samplers import SAMPLERS
+from checks import check_batches, check_numbers
+from diffusion import losses, prediction
 from diffusion.schedules import COMPOSED, LEARNED, SCHEDULES, Schedule, checked
 from diffusion.times import TIMES, Times
 from diffusion.uncertainty import init_uncertainty, log_variance
@@ -21,6 +19,7 @@ from input_pipeline import DATASETS, Source, evaluation_batches, train_batches
 from input_pipeline.batches import local_rows
 from input_pipeline.source import some
 from models import MODELS
+from plans import build_sample, network_calls, plan_of, settings_of
 from training import ema, optim, sharding
 from training.objective import Diffusion, diffusion_objective, validation_losses
 from training.state import TrainState, new_state
@@ -35,25 +34,14 @@ class Experiment(NamedTuple):
     mesh: jax.sharding.Mesh
     source: Callable[[str], Source]  # split -> its images
     batches: Callable[[int], Iterator[dict]]  # step -> the training batches from there on, on the devices
+    frozen: Callable[[], Any]  # parameters that are not trained, loaded once; None where there are none
     init: Callable[[], TrainState]  # jitted, laid out over the mesh
     abstract: TrainState  # shapes, types and shardings of the state
     train_step: Callable  # (state, frozen, batch) -> (state, sums)
-    validation_loss: Callable  # (params, check) -> float
-    denoiser: Callable  # (params, cond) -> Denoise
-    sample: Callable  # (params, seeds [b], cond, Settings) -> images [b h w c] in [-1, 1]
+    validation_loss: Callable  # (params, frozen, check) -> (mean, n)
+    denoiser: Callable  # (params, frozen, cond) -> Denoise
+    sample: Callable  # (params, frozen, seeds [b], cond, Settings) -> images [b h w c] in [-1, 1]
     calls: Callable  # Settings -> network calls a sample; guidance makes each a double one
-
-
-class Settings(NamedTuple):
-    """How to sample, in the words of config.sampling."""
-
-    sampler: str
-    steps: int
-    grid: str
-    guidance: float | None
-    guidance_interval: tuple[float, ...]
-    guidance_rescale: float
-    threshold: str
 
 
 def build(config) -> Experiment:
@@ -81,7 +69,7 @@ def build(config) -> Experiment:
     held_out_losses = validation_losses(apply, task, diffusion.of, times, config.evaluation.validation_draws)
     source = build_source(config)
 
-    def denoiser(params, cond):
+    def denoiser(params, frozen, cond):
         now = diffusion.of(params)
         return prediction.denoiser(functools.partial(apply, params), cond, now.schedule, now.parameterisation)
 
@@ -90,6 +78,7 @@ def build(config) -> Experiment:
         mesh=mesh,
         source=source,
         batches=functools.partial(device_batches, config, source, mesh),
+        frozen=lambda: None,
         init=jax.jit(init, out_shardings=whole, compiler_options=RUNS_ONCE.get(jax.default_backend())),
         abstract=abstract,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(whole, None)),
@@ -102,52 +91,6 @@ def build(config) -> Experiment:
 
 # Initialisers run once: optimising them took a CPU longer than anything else before the first step.
 RUNS_ONCE = {"cpu": {"xla_backend_optimization_level": 0}}
-
-
-LEAST = {
-    "seed": 0,
-    "data.workers": 1,
-    "data.prefetch": 1,
-    "optim.accumulate": 1,
-    "optim.max_skipped": 1,
-    "train.steps": 1,
-    "train.batch_size": 1,
-    "checkpoint.every": 1,
-    "checkpoint.keep": 1,
-    "log.every": 1,
-    "ema.snapshot_every": 0,
-    "sampling.batch_size": 1,
-    "sampling.grid_images": 1,
-    "evaluation.validation_draws": 1,
-    "evaluation.validation_images": 1,
-    "evaluation.samples": 1,
-}
-
-
-def check_numbers(config) -> None:
-    """Numbers that no run can use."""
-    for key, least in LEAST.items():
-        section, _, name = key.rpartition(".")
-        value = (config[section] if section else config)[name]
-        if value < least:
-            raise ValueError(f"{key}={value} must be {least} or more")
-    if not config.ema.decays or not all(0 <= decay < 1 for decay in config.ema.decays):
-        raise ValueError(f"ema.decays={tuple(config.ema.decays)} must be one or more numbers in [0, 1)")
-    if not all(0 < sigma_rel < ema.WIDEST for sigma_rel in config.ema.sigma_rels):
-        raise ValueError(f"ema.sigma_rels={tuple(config.ema.sigma_rels)} must lie between 0 and {ema.WIDEST:.4f}")
-    if config.ema.snapshot_every and not config.ema.sigma_rels:
-        raise ValueError(
-            f"ema.snapshot_every={config.ema.snapshot_every} has nothing to save: set ema.sigma_rels, or 0"
-        )
-    if config.seed >= 2**32:
-        raise ValueError(f"seed={config.seed} must be below 2**32")
-
-
-def check_batches(config, mesh) -> None:
-    """Training batches that do not divide over devices and micro-batches."""
-    parts = mesh.size * config.optim.accumulate
-    what = f"parts ({mesh.size} devices x {config.optim.accumulate} micro-batches)"
-    sharding.check_divides(config.train.batch_size, parts, "train.batch_size", what)
 
 
 def build_task(config) -> Task:
@@ -233,7 +176,7 @@ def build_network(config, task: Task) -> tuple[Callable, Callable]:
 
     def init(key):
         image, label = jnp.zeros((1, *task.sample_shape), jnp.uint8), jnp.zeros((1,), jnp.int32)
-        x0, cond = task.prepare(key[None], {"image": image, "label": label}, False)
+        x0, cond = task.prepare(None, key[None], {"image": image, "label": label}, False)
         return module.init({"params": key}, x0, jnp.zeros((1,)), cond)["params"]
 
     return apply, init
@@ -296,21 +239,21 @@ def device_batches(config, source, mesh, start: int) -> Iterator[dict]:
 
 
 def build_validation(config, source, mesh, losses_of: Callable) -> Callable:
-    """-> validation_loss(params, check) -> (mean, n) over validation_images of the evaluation split."""
+    """-> validation_loss(params, frozen, check) -> (mean, n) over validation_images of the evaluation split."""
 
     @jax.jit
-    def totals(params, batch):
-        losses = losses_of(params, batch, batch["index"])
+    def totals(params, frozen, batch):
+        losses = losses_of(params, frozen, batch, batch["index"])
         return jnp.where(batch["valid"], losses, 0).sum(), batch["valid"].sum()
 
-    def validation_loss(params, check: Callable[[], None] = lambda: None) -> tuple[float, int]:
+    def validation_loss(params, frozen, check: Callable[[], None] = lambda: None) -> tuple[float, int]:
         held_out = some(source(config.data.eval_split), config.evaluation.validation_images)
         size, sums = sharding.round_up(config.train.batch_size, mesh.size), np.zeros(2)
         rows = local_rows(size, **processes())
         for i, batch in enumerate(evaluation_batches(held_out, size, **processes())):
             check()
             batch["index"] = (i * size + rows).astype(np.uint32)
-            sums += jax.device_get(totals(params, sharding.put_batch(batch, mesh)))
+            sums += jax.device_get(totals(params, frozen, sharding.put_batch(batch, mesh)))
         return float(sums[0] / sums[1]), int(sums[1])
 
     return validation_loss
@@ -320,96 +263,5 @@ def processes() -> dict[str, int]:
     return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
-def build_sample(config, task: Task, diffusion_of: Callable[[Any], Diffusion], denoiser) -> Callable:
-    """-> sample(params, seeds, cond, settings) -> images: one program for each Plan, whatever the numbers."""
-
-    @functools.partial(jax.jit, static_argnames="plan")
-    def program(params, seeds, cond, times, numbers, plan: Plan):
-        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING))(seeds)
-        schedule, denoise = diffusion_of(params).schedule, denoiser(params, cond)
-        if numbers["guidance"] is not None:
-            pairs = denoiser(params, guidance.paired(cond, task.null(cond)))
-            guided = guidance.guide_pairs(pairs, schedule, guidance.Guidance(numbers["guidance"], numbers["rescale"]))
-            inside = numbers["interval"]
-            denoise = guidance.within(guided, denoise, schedule, *inside) if inside else guided
-        if plan.threshold:
-            denoise = construct(
-                guidance.THRESHOLDS, plan.threshold, "threshold", denoise, schedule, **numbers["threshold"]
-            )
-        sampler = construct(SAMPLERS, plan.sampler, "sampler", schedule, **numbers["sampler"])
-        x = sampling.prior(keys, task.sample_shape, schedule, times[0])
-        return task.restore(sampling.sample(keys, denoise, sampler, times, x))
-
-    def sample(params, seeds, cond, settings: Settings):
-        schedule = diffusion_of(params).schedule
-        plan, numbers = plan_of(config, settings, schedule)
-        times = grid_of(settings, schedule).astype(np.float32)
-        return program(params, seeds, cond, times, numbers, plan=plan)
-
-    return sample
-
-
-# Folded into a key, so that what is drawn from it is not drawn elsewhere: sampling of a training of the same
-# seed, and the initial values of what is learned beside the network.
-SAMPLING = 2**32 - 4
+# Folded into the parameters' key: the initial values of what is learned beside the network.
 LEARNED_PARTS = 2**32 - 5
-
-
-def settings_of(config) -> Settings:
-    section = config.sampling
-    return Settings(*(section[key] for key in Settings._fields))
-
-
-class Plan(NamedTuple):
-    """The part of Settings that is fixed in a program, beside the number of steps and what is absent."""
-
-    sampler: Call
-    threshold: Call | None
-
-
-def plan_of(config, settings: Settings, schedule: Schedule) -> tuple[Plan, dict]:
-    """Settings -> (what is fixed in the program, the numbers that are traced). Names and values are checked here."""
-    check_guidance(config, settings)
-    sampler = parse_call(settings.sampler, "sampling.sampler")
-    learned = config.diffusion.loss in losses.LEARNS_VARIANCE
-    if ("variance", "learned") in sampler.arguments and not learned:
-        raise ValueError(
-            f"sampling.sampler={settings.sampler!r} needs a learned variance: diffusion.loss=hybrid or variational"
-        )
-    construct(SAMPLERS, sampler, "sampling.sampler", schedule)
-    sampler, sampler_numbers = sampler.split()
-    threshold, threshold_numbers = None, {}
-    if settings.threshold != "none":
-        threshold = parse_call(settings.threshold, "sampling.threshold")
-        construct(guidance.THRESHOLDS, threshold, "sampling.threshold", None, schedule)
-        threshold, threshold_numbers = threshold.split()
-    numbers = {
-        "guidance": None if settings.guidance is None else float(settings.guidance),
-        "interval": tuple(map(float, settings.guidance_interval)),
-        "rescale": settings.guidance_rescale or None,
-        "sampler": sampler_numbers,
-        "threshold": threshold_numbers,
-    }
-    return Plan(sampler, threshold), numbers
-
-
-def check_guidance(config, settings: Settings) -> None:
-    scale, interval, rescale = settings.guidance, tuple(settings.guidance_interval), settings.guidance_rescale
-    if scale is not None and not config.task.drop:
-        raise ValueError(f"guidance {scale} needs a network trained with task.drop > 0; this one has 0")
-    if scale is not None and not math.isfinite(scale):
-        raise ValueError(f"guidance {scale} must be a finite number")
-    if interval and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
-        raise ValueError(f"sampling.guidance_interval={interval} must be (low, high) of sigma / alpha, or ()")
-    if not 0 <= rescale <= 1:
-        raise ValueError(f"sampling.guidance_rescale={rescale} must be a share in [0, 1]; 0 is none")
-
-
-def grid_of(settings: Settings, schedule: Schedule) -> np.ndarray:
-    return named(GRIDS, settings.grid, "sampling.grid", schedule, settings.steps)
-
-
-def network_calls(settings: Settings, schedule: Schedule) -> int:
-    """How often the network is called for a sample (NFE)."""
-    times = grid_of(settings, schedule)
-    return named(SAMPLERS, settings.sampler, "sampling.sampler", schedule).calls(times)

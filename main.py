@@ -39,7 +39,7 @@ def main(argv):
 
     try:
         check_flags(argv)
-        getattr(modes, FLAGS.mode)(FLAGS.config, FLAGS)
+        modes.MODES[FLAGS.mode](FLAGS.config, FLAGS)
     except (ValueError, OSError, ImportError, Diverged) as error:
         fail(error)
     except Interrupted as interrupted:

@@ -6,8 +6,10 @@ import pytest
 
 import drawing
 from calls import parse_call
+from checks import check_batches
 from configs import digits
-from experiment import Settings, build, check_batches, settings_of
+from experiment import build
+from plans import Settings, settings_of
 
 
 def config(**sections):
@@ -26,10 +28,13 @@ def built():
 SETTINGS = Settings("ddim(eta=0.0)", 2, "trailing", 2.0, (), 0.0, "static")
 
 
+NOUGHTS = {"label": np.zeros(8, np.int32)}
+
+
 def draw(built, seeds, labels, settings=SETTINGS, batch_size=8):
     experiment, state = built
     made = config(sampling={"batch_size": batch_size})
-    return drawing.draw(experiment, made, state.params, seeds, labels, settings)
+    return drawing.draw(experiment, made, state.params, seeds, {"label": labels}, settings)
 
 
 BAD = {
@@ -108,7 +113,7 @@ BAD_SETTINGS = {
 @pytest.mark.parametrize("message", BAD_SETTINGS)
 def test_what_cannot_be_sampled_is_refused_in_one_line(built, message):
     with pytest.raises(ValueError, match=message) as refused:
-        draw(built, np.arange(8), np.zeros(8), SETTINGS._replace(**BAD_SETTINGS[message]))
+        draw(built, np.arange(8), np.zeros(8, np.int32), SETTINGS._replace(**BAD_SETTINGS[message]))
     assert "\n" not in str(refused.value)
 
 
@@ -116,7 +121,7 @@ def test_guidance_needs_a_network_that_was_trained_without_its_condition(built):
     unguided = config(task={"drop": 0.0}, sampling={"guidance": None})
     experiment = build(unguided)
     with pytest.raises(ValueError, match="needs a network trained with task.drop > 0"):
-        drawing.draw(experiment, unguided, None, np.arange(8), np.zeros(8), SETTINGS)
+        drawing.draw(experiment, unguided, None, np.arange(8), NOUGHTS, SETTINGS)
 
 
 @pytest.mark.parametrize("text", ["ddim(eta=0.5)", "ddim( eta = 0.5 )"])
@@ -142,7 +147,7 @@ def test_seed_i_is_image_i_whatever_the_batch(built):
 
 def test_one_program_serves_a_sweep_of_guidance_eta_and_seed(built):
     jax.clear_caches()
-    draw(built, np.arange(8), np.zeros(8))
+    draw(built, np.arange(8), np.zeros(8, np.int32))
     with jax.log_compiles(True):
         import logging
 
@@ -153,7 +158,7 @@ def test_one_program_serves_a_sweep_of_guidance_eta_and_seed(built):
         logger.addHandler(handler)
         for guidance, eta, seed in ((1.0, 0.0, 5), (3.5, 0.7, 9), (0.0, 1.0, 11)):
             settings = SETTINGS._replace(guidance=guidance, sampler=f"ddim(eta={eta})")
-            draw(built, seed + np.arange(8), np.ones(8), settings)
+            draw(built, seed + np.arange(8), np.ones(8, np.int32), settings)
         logger.removeHandler(handler)
     assert [line for line in records if "Compiling jit(program)" in line] == []
 
@@ -203,7 +208,7 @@ def test_every_kind_of_diffusion_trains_and_samples(name):
     if "importance" in config(**RECIPES[name]).diffusion.times:
         assert int(state.extra["memory"]["seen"].sum()) == 16
     made = config(**RECIPES[name])
-    images = drawing.draw(experiment, made, state.params, np.arange(8), np.zeros(8), settings_of(made))
+    images = drawing.draw(experiment, made, state.params, np.arange(8), NOUGHTS, settings_of(made))
     assert images.shape == (8, 8, 8, 1) and len(np.unique(images)) > 10
 
 
@@ -213,7 +218,7 @@ def test_pure_noise_is_no_infinity_to_a_preconditioned_network_or_to_a_learned_u
     experiment = build(made)
     state, sums = experiment.train_step(experiment.init(), None, next(experiment.batches(0)))
     assert int(state.extra["skipped"]) == 0 and np.isfinite(sums["loss"][0])
-    drawing.draw(experiment, made, state.params, np.arange(8), np.zeros(8), settings_of(made))  # refuses NaN
+    drawing.draw(experiment, made, state.params, np.arange(8), NOUGHTS, settings_of(made))  # refuses NaN
 
 
 def test_network_calls_are_written_for_every_sampler():
@@ -226,7 +231,7 @@ def test_validation_loss_is_deterministic_and_independent_of_the_batch_size():
     for size in (8, 16, 8):
         made = config(train={"batch_size": size}, evaluation={"validation_images": 37, "validation_draws": 3})
         experiment = build(made)
-        values.append(experiment.validation_loss(experiment.init().params)[0])
+        values.append(experiment.validation_loss(experiment.init().params, None)[0])
     assert values[0] == values[2] and np.isclose(values[0], values[1], rtol=1e-5)
 
 

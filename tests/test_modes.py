@@ -7,9 +7,9 @@ import pytest
 from ml_collections import ConfigDict
 
 import drawing
-import modes
 import workdir as records
 from configs import digits
+from modes.weights import asked_settings
 
 
 def test_samples_over_the_limit_are_numbered_shards_of_the_same_rows(tmp_path, monkeypatch):
@@ -26,17 +26,17 @@ def test_samples_over_the_limit_are_numbered_shards_of_the_same_rows(tmp_path, m
 
 def asked(label, classes=10, task="class", tmp_path="nowhere"):
     config = ConfigDict({"data": {"classes": classes}, "task": {"name": task}})
-    return drawing.asked_labels(label, config, tmp_path, np.arange(20))
+    return drawing.asked_condition(label, config, tmp_path, np.arange(20))
 
 
 def test_labels_are_given_balanced_or_the_training_sets(tmp_path):
-    assert set(asked("3")[0]) == {3}
-    assert np.all(np.bincount(asked("balanced")[0]) == 2)
+    assert set(asked("3")[0]["label"]) == {3}
+    assert np.all(np.bincount(asked("balanced")[0]["label"]) == 2)
     assert asked(None, tmp_path=tmp_path)[1] == "uniform"
     records.record_start(tmp_path, mode="train", data={"label_counts": [0, 5, 0]})
-    labels, source = asked(None, classes=3, tmp_path=tmp_path)
-    assert set(labels) == {1} and source == "training set's"
-    assert asked(None, task="unconditional", classes=0) == (None, "none")
+    condition, source = asked(None, classes=3, tmp_path=tmp_path)
+    assert set(condition["label"]) == {1} and source == "training set's"
+    assert asked(None, task="unconditional", classes=0) == ({}, "none")
 
 
 @pytest.mark.parametrize("label", ["10", "-1", "seven", "1.0"])
@@ -117,5 +117,5 @@ def test_flags_beat_the_config():
         return types.SimpleNamespace(value=value)
 
     flags = {"sampler": flag("ancestral"), "steps": flag(None), "guidance": flag(0.0)}
-    settings = modes.asked_settings(digits.get_config(), flags)
+    settings = asked_settings(digits.get_config(), flags)
     assert settings.sampler == "ancestral" and settings.steps == 50 and settings.guidance == 0.0

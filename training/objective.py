@@ -55,7 +55,7 @@ def diffusion_objective(
     def losses(params, frozen, memory, keys, batch, dropout_key):
         diffusion = diffusion_of(params)
         task_keys, time_keys, noise_keys = split(keys, 3)
-        x0, cond = task.prepare(task_keys, batch, True)
+        x0, cond = task.prepare(frozen, task_keys, batch, True)
         u = units(time_keys)
         u = stratified(u, batch["position"], strata) if strata else u
         t, weight = times.draw(memory, u, diffusion.schedule)
@@ -70,17 +70,17 @@ def diffusion_objective(
 def validation_losses(
     apply: Apply, task: Task, diffusion_of: Callable[..., Diffusion], times: Times, draws: int
 ) -> Callable:
-    """-> losses(params, batch, indices [b]) [b]: a fixed grid of noise, the same whatever the batch size.
+    """-> losses(params, frozen, batch, indices [b]) [b]: a fixed grid of noise, the same whatever the batch size.
 
     Example i has `draws` noises, one in each of as many equal parts of the times' distribution, from keys that i
     alone decides. Times that learn are drawn as before they have learned.
     """
 
-    def losses(params, batch, indices):
+    def losses(params, frozen, batch, indices):
         diffusion = diffusion_of(params)
         base = jax.random.fold_in(jax.random.key(0), VALIDATION)
         keys = jax.vmap(jax.random.fold_in, (None, 0))(base, indices)
-        x0, cond = task.prepare(keys, batch, False)
+        x0, cond = task.prepare(frozen, keys, batch, False)
 
         def draw(j):
             time_keys, noise_keys = split(jax.vmap(jax.random.fold_in, (0, None))(keys, j), 2)

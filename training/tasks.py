@@ -1,7 +1,7 @@
 """What is to be generated, given what: from a batch as the input pipeline yields it to (x0, cond), and back."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,15 +10,16 @@ Cond = dict[str, jax.Array]
 
 
 class Task(NamedTuple):
-    """prepare(keys [b], batch, train) -> (x0 [b h w c] in [-1, 1], cond); null(cond) -> the cond of no condition.
+    """prepare(frozen, keys [b], batch, train) -> (x0 [b h w c], cond); null(cond) -> the cond of no condition.
 
-    restore(x0) undoes what prepare did to the image and is what sampling returns. sample_shape is x0's (h, w, c).
-    labels is the number of rows that a label embedding needs, the null label's included; 0 without labels.
+    restore(frozen, x0) undoes what prepare did to the image: what sampling returns, in [-1, 1]. frozen are parameters
+    that are not trained (an encoder's), None where there are none. sample_shape is x0's (h, w, c). labels is the number
+    of rows that a label embedding needs, the null label's included; 0 without labels.
     """
 
-    prepare: Callable[[jax.Array, dict[str, jax.Array], bool], tuple[jax.Array, Cond]]
+    prepare: Callable[[Any, jax.Array, dict[str, jax.Array], bool], tuple[jax.Array, Cond]]
     null: Callable[[Cond], Cond]
-    restore: Callable[[jax.Array], jax.Array]
+    restore: Callable[[Any, jax.Array], jax.Array]
     sample_shape: tuple[int, int, int]
     labels: int = 0
 
@@ -47,13 +48,13 @@ def drop_condition(keys: jax.Array, cond: Cond, null: Cond, rate: float) -> Cond
 def image_task(shape, flip: bool, drop: float, condition: Callable, null: Callable, labels: int = 0) -> Task:
     """A task whose x0 is the image itself; condition(batch) -> cond."""
 
-    def prepare(keys, batch, train):
+    def prepare(frozen, keys, batch, train):
         flip_keys, drop_keys = jnp.moveaxis(jax.vmap(jax.random.split)(keys), 1, 0)
         x0, cond = normalise(batch["image"]), condition(batch)
         x0 = flip_half(flip_keys, x0) if flip and train else x0
         return x0, drop_condition(drop_keys, cond, null(cond), drop) if drop and train else cond
 
-    return Task(prepare, null, lambda x0: x0, shape, labels)
+    return Task(prepare, null, lambda frozen, x0: x0, shape, labels)
 
 
 def unconditional(shape: tuple[int, int, int], classes: int, drop: float, flip: bool) -> Task:

@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 import drawing
 from configs import base
-from experiment import build, settings_of
+from experiment import build
+from plans import settings_of
 from workdir import flatten
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -33,8 +34,8 @@ def test_tiny_trains_two_steps_and_samples_once(name):
         assert np.isfinite(sums["loss"][0])
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, state.params)
     assert int(state.step) == 2 and any(jax.tree.leaves(changed))
-    labels = drawing.training_labels(experiment, config, np.arange(8))
-    images = drawing.draw(experiment, config, state.params, np.arange(8), labels, settings_of(config))
+    condition = drawing.training_condition(experiment, config, np.arange(8))
+    images = drawing.draw(experiment, config, state.params, np.arange(8), condition, settings_of(config))
     assert images.shape == (8, *config.data.shape) and images.dtype == np.uint8 and images.std() > 0
 
 

@@ -24,7 +24,7 @@ def class_task(drop=0.1, flip=False):
 
 def test_the_rate_of_dropped_conditions_is_the_rate_asked_for():
     n, rate = 10_000, 0.1
-    _, cond = class_task(rate).prepare(keys(n), batch(n), True)
+    _, cond = class_task(rate).prepare(None, keys(n), batch(n), True)
     dropped = np.mean(np.asarray(cond["label"]) == 10)
     assert abs(dropped - rate) < 4 * np.sqrt(rate * (1 - rate) / n)
 
@@ -33,12 +33,14 @@ def test_dropping_everything_leaves_nothing_of_the_condition():
     task = class_task(1.0)
     a, b = batch(16), batch(16)
     b["label"] = (b["label"] + 1) % 10
-    assert np.array_equal(task.prepare(keys(16), a, True)[1]["label"], task.prepare(keys(16), b, True)[1]["label"])
+    assert np.array_equal(
+        task.prepare(None, keys(16), a, True)[1]["label"], task.prepare(None, keys(16), b, True)[1]["label"]
+    )
 
 
 def test_the_null_of_training_is_the_null_of_sampling():
     task, cond = class_task(1.0), {"label": jnp.arange(16) % 10}
-    trained = task.prepare(keys(16), batch(16), True)[1]
+    trained = task.prepare(None, keys(16), batch(16), True)[1]
     sampled = task.null(cond)
     assert all(np.array_equal(trained[k], sampled[k]) and trained[k].dtype == sampled[k].dtype for k in sampled)
 
@@ -54,7 +56,7 @@ def test_all_parts_of_a_condition_are_dropped_together():
 
 def test_evaluation_neither_drops_nor_flips():
     task = class_task(1.0, flip=True)
-    x0, cond = task.prepare(keys(16), batch(16), False)
+    x0, cond = task.prepare(None, keys(16), batch(16), False)
     assert np.array_equal(cond["label"], batch(16)["label"])
     assert np.array_equal(x0, normalise(batch(16)["image"]))
 
@@ -62,7 +64,7 @@ def test_evaluation_neither_drops_nor_flips():
 def test_training_flips_half_of_the_images_left_to_right():
     n = 2000
     task = TASKS["unconditional"]((4, 6, 1), 0, drop=0.0, flip=True)
-    x0, cond = task.prepare(keys(n), batch(n), True)
+    x0, cond = task.prepare(None, keys(n), batch(n), True)
     plain = np.asarray(normalise(batch(n)["image"]))
     flipped = (np.asarray(x0) == plain[:, :, ::-1]).all(axis=(1, 2, 3))
     kept = (np.asarray(x0) == plain).all(axis=(1, 2, 3))

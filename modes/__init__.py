@@ -1,0 +1,7 @@
+"""What main.py can do. Each mode takes the config and the flags."""
+
+from modes.evaluate import evaluate
+from modes.sample import sample
+from modes.train import train
+
+MODES = {"train": train, "sample": sample, "evaluate": evaluate}

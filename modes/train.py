@@ -1,0 +1,145 @@
+"""--mode=train: the loop between a config and its workdir."""
+
+import functools
+import json
+import time
+
+import jax
+import numpy as np
+from absl import logging
+from clu import parameter_overview
+from etils import epath
+
+import drawing
+import workdir as records
+from checks import check_batches
+from evaluation.images import make_grid, save_png
+from experiment import Experiment, build
+from input_pipeline import facts
+from modes.evaluate import check_evaluators
+from plans import settings_of
+from training import ema, posthoc
+from training.checkpoint import Checkpoints, absolute
+from training.loop import Hook, Options
+from training.loop import train as run_loop
+from training.metrics import Silent, Writer, write_json
+from training.objective import METRIC_LABELS
+from training.warm_start import warm_start
+
+
+def train(config, flags) -> None:
+    """Trains to config.train.steps, from the workdir's latest checkpoint if it has one."""
+    began = time.perf_counter()
+    workdir = epath.Path(absolute(flags.workdir))
+    experiment = build(config)
+    check_batches(config, experiment.mesh)
+    check_evaluators(config)
+    data = facts(experiment.source(config.data.train_split))
+    if config.log.validation_every:
+        experiment.source(config.data.eval_split)  # a split that is not there is found now
+    held = records.lock(workdir)  # noqa: F841  as long as this function runs
+    checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
+    changed = check_run(config, workdir, checkpoints, data, flags.allow_config_change)
+    state, start = first_state(config, experiment, checkpoints)
+    posthoc.drop_snapshots_after(workdir, start)
+    if start < config.train.steps:
+        (workdir / "done.json").unlink(missing_ok=True)
+    records.write_config(workdir, config)
+    records.record_start(workdir, mode="train", step=start, changed=changed, data=data)
+
+    writer = Writer(workdir, step=start) if jax.process_index() == 0 else Silent()
+    writer.write_hparams(records.flatten(config))
+    table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
+    writer.write_texts(start, {"parameters": table})
+    parameters = parameter_overview.count_parameters(state.params)
+    seconds = time.perf_counter() - began
+    logging.info(
+        "%s parameters, step %d to %d, set up in %.1f s",
+        f"{parameters:,}",
+        start,
+        config.train.steps,
+        seconds,
+    )
+    options = Options(
+        steps=config.train.steps,
+        batch_size=config.train.batch_size,
+        log_every=config.log.every,
+        checkpoint_every=config.checkpoint.every,
+        max_skipped=config.optim.max_skipped,
+        profile_from=config.log.profile_from,
+        metric_labels=METRIC_LABELS,
+    )
+    hooks = (
+        sample_hook(config, experiment, workdir, writer),
+        validation_hook(config, experiment, workdir, writer),
+        posthoc.snapshot_hook(workdir, config.ema.snapshot_every, config.ema.sigma_rels),
+    )
+    batches = experiment.batches(start)
+    run_loop(state, experiment.frozen(), experiment.train_step, batches, checkpoints, writer, workdir, hooks, options)
+    writer.close()
+    checkpoints.close()
+    skipped = experiment.source(config.data.train_split).skipped()
+    write_json(workdir / "done.json", {"steps": config.train.steps, "at": records.now(), "skipped_images": skipped})
+    logging.info("done: %d steps, everything lies in %s", config.train.steps, workdir)
+
+
+def check_run(config, workdir, checkpoints: Checkpoints, data: dict, allow: bool) -> dict:
+    """What a resume changes; ValueError where it would not be the same run. {} for a run without a checkpoint."""
+    step = checkpoints.latest()
+    if step is None:
+        return {}
+    if step > config.train.steps:
+        raise ValueError(f"this run is at step {step}, past train.steps={config.train.steps}; use another --workdir")
+    changed = records.check_resume(config, records.read_config(workdir), allow)
+    if not allow:
+        records.check_data(data, records.last_start(workdir, "train").get("data"))
+    return changed
+
+
+def first_state(config, experiment: Experiment, checkpoints: Checkpoints):
+    """(state, step): the latest checkpoint's, or a new one, warm-started where the config says from what."""
+    step = checkpoints.latest()
+    if step is not None:
+        logging.info("resuming from checkpoint %d", step)
+        state = checkpoints.restore(step, experiment.abstract)
+        seed = jax.device_put(np.uint32(config.seed), experiment.abstract.extra["seed"].sharding)
+        return state.replace(extra=state.extra | {"seed": seed}), step  # another only by --allow_config_change
+    state = experiment.init()
+    if config.init_from:
+        state = warm_start(state, config.init_from, config.init_weights, config.init_pattern)
+    return state, 0
+
+
+def sample_hook(config, experiment: Experiment, workdir, writer) -> Hook:
+    """A grid of samples under the first average: samples/step_00001000.png."""
+    seeds = np.arange(config.sampling.grid_images)
+    name = ema.name(config.ema.decays[0])
+
+    def path(step):
+        return workdir / "samples" / f"step_{step:08}.png"
+
+    def run(step, state, check):
+        condition = drawing.training_condition(experiment, config, seeds)
+        images = drawing.draw(experiment, config, state.ema[name], seeds, condition, settings_of(config), check)
+        save_png(path(step), make_grid(images))
+        writer.write_images(step, {"samples": make_grid(images)})
+
+    return Hook(config.log.samples_every, run, lambda step: path(step).exists())
+
+
+def validation_hook(config, experiment: Experiment, workdir, writer) -> Hook:
+    """The deterministic validation loss, of the parameters and of each average."""
+
+    def run(step, state, check):
+        loss = functools.partial(experiment.validation_loss, frozen=experiment.frozen(), check=check)
+        weights = {"raw": state.params, **state.ema}
+        values = {f"validation_loss/{name}": loss(params)[0] for name, params in weights.items()}
+        writer.write_scalars(step, values)
+        logging.info("step %d  %s", step, "  ".join(f"{name} {value:.4f}" for name, value in values.items()))
+
+    def done(step):
+        path = workdir / "metrics.jsonl"
+        lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
+        return any(line["step"] == step and "validation_loss/raw" in line for line in lines)
+
+    return Hook(config.log.validation_every, run, done)

@@ -1,0 +1,122 @@
+"""How to sample: config.sampling and the flags over it -> one compiled program and the numbers that it is fed."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from calls import Call, construct, named, parse_call
+from diffusion import guidance, losses, sampling
+from diffusion.grids import GRIDS
+from diffusion.samplers import SAMPLERS
+from diffusion.schedules import Schedule
+from training.objective import Diffusion
+from training.tasks import Task
+
+
+class Settings(NamedTuple):
+    """How to sample, in the words of config.sampling."""
+
+    sampler: str
+    steps: int
+    grid: str
+    guidance: float | None
+    guidance_interval: tuple[float, ...]
+    guidance_rescale: float
+    threshold: str
+
+
+def settings_of(config) -> Settings:
+    section = config.sampling
+    return Settings(*(section[key] for key in Settings._fields))
+
+
+class Plan(NamedTuple):
+    """The part of Settings that is fixed in a program, beside the number of steps and what is absent."""
+
+    sampler: Call
+    threshold: Call | None
+
+
+def plan_of(config, settings: Settings, schedule: Schedule) -> tuple[Plan, dict]:
+    """Settings -> (what is fixed in the program, the numbers that are traced). Names and values are checked here."""
+    check_guidance(config, settings)
+    sampler = parse_call(settings.sampler, "sampling.sampler")
+    learned = config.diffusion.loss in losses.LEARNS_VARIANCE
+    if ("variance", "learned") in sampler.arguments and not learned:
+        raise ValueError(
+            f"sampling.sampler={settings.sampler!r} needs a learned variance: diffusion.loss=hybrid or variational"
+        )
+    construct(SAMPLERS, sampler, "sampling.sampler", schedule)
+    sampler, sampler_numbers = sampler.split()
+    threshold, threshold_numbers = None, {}
+    if settings.threshold != "none":
+        threshold = parse_call(settings.threshold, "sampling.threshold")
+        construct(guidance.THRESHOLDS, threshold, "sampling.threshold", None, schedule)
+        threshold, threshold_numbers = threshold.split()
+    numbers = {
+        "guidance": None if settings.guidance is None else float(settings.guidance),
+        "interval": tuple(map(float, settings.guidance_interval)),
+        "rescale": settings.guidance_rescale or None,
+        "sampler": sampler_numbers,
+        "threshold": threshold_numbers,
+    }
+    return Plan(sampler, threshold), numbers
+
+
+def check_guidance(config, settings: Settings) -> None:
+    scale, interval, rescale = settings.guidance, tuple(settings.guidance_interval), settings.guidance_rescale
+    if scale is not None and not config.task.drop:
+        raise ValueError(f"guidance {scale} needs a network trained with task.drop > 0; this one has 0")
+    if scale is not None and not math.isfinite(scale):
+        raise ValueError(f"guidance {scale} must be a finite number")
+    if interval and not (len(interval) == 2 and 0 <= interval[0] < interval[1]):
+        raise ValueError(f"sampling.guidance_interval={interval} must be (low, high) of sigma / alpha, or ()")
+    if not 0 <= rescale <= 1:
+        raise ValueError(f"sampling.guidance_rescale={rescale} must be a share in [0, 1]; 0 is none")
+
+
+def grid_of(settings: Settings, schedule: Schedule) -> np.ndarray:
+    return named(GRIDS, settings.grid, "sampling.grid", schedule, settings.steps)
+
+
+def network_calls(settings: Settings, schedule: Schedule) -> int:
+    """How often the network is called for a sample (NFE)."""
+    times = grid_of(settings, schedule)
+    return named(SAMPLERS, settings.sampler, "sampling.sampler", schedule).calls(times)
+
+
+def build_sample(config, task: Task, diffusion_of: Callable[[Any], Diffusion], denoiser) -> Callable:
+    """-> sample(params, frozen, seeds, cond, settings) -> images: one program for each Plan, whatever the numbers."""
+
+    @functools.partial(jax.jit, static_argnames="plan")
+    def program(params, frozen, seeds, cond, times, numbers, plan: Plan):
+        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING))(seeds)
+        schedule, denoise = diffusion_of(params).schedule, denoiser(params, frozen, cond)
+        if numbers["guidance"] is not None:
+            pairs = denoiser(params, frozen, guidance.paired(cond, task.null(cond)))
+            guided = guidance.guide_pairs(pairs, schedule, guidance.Guidance(numbers["guidance"], numbers["rescale"]))
+            inside = numbers["interval"]
+            denoise = guidance.within(guided, denoise, schedule, *inside) if inside else guided
+        if plan.threshold:
+            denoise = construct(
+                guidance.THRESHOLDS, plan.threshold, "threshold", denoise, schedule, **numbers["threshold"]
+            )
+        sampler = construct(SAMPLERS, plan.sampler, "sampler", schedule, **numbers["sampler"])
+        x = sampling.prior(keys, task.sample_shape, schedule, times[0])
+        return task.restore(frozen, sampling.sample(keys, denoise, sampler, times, x))
+
+    def sample(params, frozen, seeds, cond, settings: Settings):
+        schedule = diffusion_of(params).schedule
+        plan, numbers = plan_of(config, settings, schedule)
+        times = grid_of(settings, schedule).astype(np.float32)
+        return program(params, frozen, seeds, cond, times, numbers, plan=plan)
+
+    return sample
+
+
+# Folded into a key, so that what is drawn from it is not drawn elsewhere: by a training of the same seed.
+SAMPLING = 2**32 - 4
