@@ -44,13 +44,17 @@ class Experiment(NamedTuple):
     calls: Callable  # Settings -> network calls a sample; guidance makes each a double one
 
 
-def build(config) -> Experiment:
-    """Everything that can be refused without reading data or compiling is refused here, in one line."""
-    mesh = sharding.data_mesh()
+def build(config, mesh=None) -> Experiment:
+    """Everything that can be refused without reading data or compiling is refused here, in one line.
+
+    mesh: instead of config.mesh over all devices there are; one without devices gives shapes and sizes alone.
+    """
+    mesh = sharding.make_mesh(config.mesh.to_dict()) if mesh is None else mesh
     check_numbers(config)
     task = build_task(config)
     diffusion = build_diffusion(config)
     apply, init_network = build_network(config, task)
+    apply = sharding.gathering(mesh, apply)
     network_calls(settings_of(config), diffusion.initial.schedule)
     plan_of(config, settings_of(config), diffusion.initial.schedule)
 
@@ -61,8 +65,9 @@ def build(config) -> Experiment:
     update = Update(build_optimiser(config), averages)
     times = build_times(config, diffusion.initial.schedule)
     init = functools.partial(new_state, init_params, update.optimiser, tuple(averages), config.seed, times.init)
-    whole = sharding.replicated(mesh)
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(init))
+    shapes = jax.eval_shape(init)
+    placed, whole = sharding.layout(mesh, shapes, shapes.params), sharding.replicated(mesh)
+    sharding.check_used(mesh, shapes.params)
     strata = config.train.batch_size if config.diffusion.stratified else 0
     objective = diffusion_objective(apply, task, diffusion.of, times, strata)
     train_step = make_train_step(objective, update, config.optim.accumulate)
@@ -79,12 +84,12 @@ def build(config) -> Experiment:
         source=source,
         batches=functools.partial(device_batches, config, source, mesh),
         frozen=lambda: None,
-        init=jax.jit(init, out_shardings=whole, compiler_options=RUNS_ONCE.get(jax.default_backend())),
-        abstract=abstract,
-        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(whole, None)),
+        init=jax.jit(init, out_shardings=placed, compiler_options=RUNS_ONCE.get(jax.default_backend())),
+        abstract=sharding.laid_out(shapes, placed),
+        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(placed, whole)),
         validation_loss=build_validation(config, source, mesh, held_out_losses),
         denoiser=denoiser,
-        sample=build_sample(config, task, diffusion.of, denoiser),
+        sample=build_sample(config, task, diffusion.of, denoiser, whole),
         calls=lambda settings: network_calls(settings, diffusion.initial.schedule),
     )
 
@@ -233,7 +238,7 @@ def device_batches(config, source, mesh, start: int) -> Iterator[dict]:
         start,
         workers=config.data.workers,
         prefetch=config.data.prefetch,
-        **processes(),
+        **sharding.batch_share(mesh),
     )
     return (sharding.put_batch(batch, mesh) for batch in batches)
 
@@ -241,26 +246,23 @@ def device_batches(config, source, mesh, start: int) -> Iterator[dict]:
 def build_validation(config, source, mesh, losses_of: Callable) -> Callable:
     """-> validation_loss(params, frozen, check) -> (mean, n) over validation_images of the evaluation split."""
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     def totals(params, frozen, batch):
         losses = losses_of(params, frozen, batch, batch["index"])
         return jnp.where(batch["valid"], losses, 0).sum(), batch["valid"].sum()
 
     def validation_loss(params, frozen, check: Callable[[], None] = lambda: None) -> tuple[float, int]:
         held_out = some(source(config.data.eval_split), config.evaluation.validation_images)
-        size, sums = sharding.round_up(config.train.batch_size, mesh.size), np.zeros(2)
-        rows = local_rows(size, **processes())
-        for i, batch in enumerate(evaluation_batches(held_out, size, **processes())):
+        size, sums = sharding.round_up(config.train.batch_size, sharding.batch_parts(mesh)), np.zeros(2)
+        share = sharding.batch_share(mesh)
+        rows = local_rows(size, **share)
+        for i, batch in enumerate(evaluation_batches(held_out, size, **share)):
             check()
             batch["index"] = (i * size + rows).astype(np.uint32)
             sums += jax.device_get(totals(params, frozen, sharding.put_batch(batch, mesh)))
         return float(sums[0] / sums[1]), int(sums[1])
 
     return validation_loss
-
-
-def processes() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 # Folded into the parameters' key: the initial values of what is learned beside the network.

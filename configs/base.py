@@ -66,8 +66,13 @@ def get_config():
     config.diffusion.times = "uniform"  # logit_normal(mean=0.0, std=1.0), log_normal(..) (EDM), importance (iDDPM)
     config.diffusion.stratified = False  # one time in each of batch_size equal parts of their distribution
 
+    config.mesh = ConfigDict()  # sizes of the axes over which devices are laid; -1 is what is left (docs/pods.md)
+    config.mesh.data = -1  # copies of the parameters; the batch is split
+    config.mesh.fsdp = 1  # the batch is split, and so are large parameters, averages and optimiser state
+    config.mesh.tensor = 1  # attention heads and wide layers are split; the batch is not
+
     config.optim = ConfigDict()
-    config.optim.name = "adam"
+    config.optim.name = "adam"  # adamw; or adafactor, factored, of optax's own b1, b2 and eps
     config.optim.lr = 2e-4
     config.optim.warmup = 5000  # steps of linear rise from 0
     config.optim.decay_steps = 0  # > 0: cosine from the peak to 0, ending at this step
