@@ -35,7 +35,7 @@ class Experiment(NamedTuple):
     source: Callable[[str], Source]  # split -> its images
     batches: Callable[[int], Iterator[dict]]  # step -> the training batches from there on, on the devices
     frozen: Callable[[], Any]  # parameters that are not trained, loaded once; None where there are none
-    init: Callable[[], TrainState]  # jitted, laid out over the mesh
+    init: Callable[..., TrainState]  # (seed, lr), or the config's; jitted, laid out over the mesh
     abstract: TrainState  # shapes, types and shardings of the state
     train_step: Callable  # (state, frozen, batch) -> (state, sums)
     validation_loss: Callable  # (params, frozen, check) -> (mean, n)
@@ -64,15 +64,19 @@ def build(config, mesh=None) -> Experiment:
     averages = ema.rules(config.ema.decays, config.ema.warmup, config.ema.sigma_rels)
     update = Update(build_optimiser(config), averages)
     times = build_times(config, diffusion.initial.schedule)
-    init = functools.partial(new_state, init_params, update.optimiser, tuple(averages), config.seed, times.init)
-    shapes = jax.eval_shape(init)
+    make_state = functools.partial(new_state, init_params, update.optimiser, tuple(averages), memory=times.init)
+    shapes = jax.eval_shape(make_state, np.uint32(config.seed))
     placed, whole = sharding.layout(mesh, shapes, shapes.params), sharding.replicated(mesh)
     sharding.check_used(mesh, shapes.params)
+    make_state = jax.jit(make_state, out_shardings=placed, compiler_options=RUNS_ONCE.get(jax.default_backend()))
     strata = config.train.batch_size if config.diffusion.stratified else 0
     objective = diffusion_objective(apply, task, diffusion.of, times, strata)
     train_step = make_train_step(objective, update, config.optim.accumulate)
     held_out_losses = validation_losses(apply, task, diffusion.of, times, config.evaluation.validation_draws)
     source = build_source(config)
+
+    def init(seed=config.seed, lr=config.optim.lr):
+        return make_state(np.uint32(seed), lr=np.float32(lr))
 
     def denoiser(params, frozen, cond):
         now = diffusion.of(params)
@@ -84,7 +88,7 @@ def build(config, mesh=None) -> Experiment:
         source=source,
         batches=functools.partial(device_batches, config, source, mesh),
         frozen=lambda: None,
-        init=jax.jit(init, out_shardings=placed, compiler_options=RUNS_ONCE.get(jax.default_backend())),
+        init=init,
         abstract=sharding.laid_out(shapes, placed),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(placed, whole)),
         validation_loss=build_validation(config, source, mesh, held_out_losses),
@@ -203,7 +207,7 @@ def build_model(config, task: Task):
 
 def build_optimiser(config):
     section = config.optim
-    rate = optim.learning_rate_schedule(section.lr, section.warmup, section.decay_steps)
+    rate = optim.learning_rate_schedule(1.0, section.warmup, section.decay_steps)
     builder = choose(optim.OPTIMISERS, section.name, "optim.name")
     return optim.with_clipping(builder(rate, section.b1, section.b2, section.eps, section.weight_decay), section.clip)
 
