@@ -1,6 +1,5 @@
 """The entry point: flags, devices, one call per mode. The logic is in modules that tests and notebooks import."""
 
-import difflib
 import os
 import sys
 from logging import ERROR, WARNING, Formatter
@@ -105,18 +104,13 @@ def define_config(argv):
 
 def unknown_key(argv):
     """Which --config.KEY is not in configs/base.py, and what is near it; None if all are."""
+    import workdir as records
     from configs import base
-    from workdir import flatten
 
-    known = flatten(base.get_config())
+    known = records.flatten(base.get_config())
     keys = [word.lstrip("-").partition("=")[0] for word in argv[1:]]
-    for key in (key.removeprefix("config.") for key in keys if key.startswith("config.")):
-        if key not in known:
-            section = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]
-            near = difflib.get_close_matches(key, section, n=3, cutoff=0.8) or section
-            near = near or sorted({name.partition(".")[0] for name in known if "." in name})
-            return f"config key {key!r} is unknown; did you mean {', '.join(near)}?"
-    return None
+    keys = [key.removeprefix("config.") for key in keys if key.startswith("config.")]
+    return next((records.unknown_key(key, known) for key in keys if key not in known), None)
 
 
 def fail(error):

@@ -1,6 +1,7 @@
 """What a run leaves beside its checkpoints: config.json, run.json, and the check that a resume means the same run."""
 
 import datetime
+import difflib
 import fcntl
 import json
 import os
@@ -54,6 +55,14 @@ def flatten(config, prefix: str = "") -> dict:
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple | list) else value
     return flat
+
+
+def unknown_key(key: str, known: dict) -> str:
+    """What to say of a dotted config key that is not among the known ones: what is near it."""
+    section = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]
+    near = difflib.get_close_matches(key, section, n=3, cutoff=0.8) or section
+    near = near or sorted({name.partition(".")[0] for name in known if "." in name})
+    return f"config key {key!r} is unknown; did you mean {', '.join(near)}?"
 
 
 def read_json(path):

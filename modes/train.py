@@ -138,7 +138,7 @@ def first_state(config, experiment: Experiment, checkpoints: Checkpoints):
         where = experiment.abstract.extra["seed"].sharding
         extra = state.extra | jax.device_put(numbers, where)  # others only by --allow_config_change
         return state.replace(extra=extra), step
-    state = experiment.init()
+    state = experiment.init(config.seed, config.optim.lr)
     if config.init_from:
         state = warm_start(state, config.init_from, config.init_weights, config.init_pattern)
     return state, 0
