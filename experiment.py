@@ -17,7 +17,7 @@ from diffusion.times import TIMES, Times
 from diffusion.uncertainty import init_uncertainty, log_variance
 from input_pipeline import DATASETS, Source, evaluation_batches, train_batches
 from input_pipeline.batches import local_rows
-from input_pipeline.source import some
+from input_pipeline.source import empty_batch, some
 from models import MODELS
 from plans import build_sample, network_calls, plan_of, settings_of
 from training import ema, optim, sharding
@@ -245,6 +245,13 @@ def device_batches(config, source, mesh, start: int) -> Iterator[dict]:
         **sharding.batch_share(mesh),
     )
     return (sharding.put_batch(batch, mesh) for batch in batches)
+
+
+def abstract_batch(config, mesh, rows: int) -> dict:
+    """Shapes, types and layout of a training batch of so many rows; no data is opened."""
+    batch = empty_batch(1, tuple(config.data.shape))
+    split = sharding.over_data(mesh)
+    return {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=split) for name, x in batch.items()}
 
 
 def build_validation(config, source, mesh, losses_of: Callable) -> Callable:

@@ -54,7 +54,7 @@ def get_config():
     config.model.scale_shift = False  # the embedding scales and shifts the norm (ADM), or is added (DDPM)
     config.model.resample = "conv"  # by convolutions (DDPM), or 'block', inside residual blocks (ADM)
     config.model.convention = "ddpm"  # of embedding, norm epsilon and initialisers: 'ddpm' or 'adm'
-    config.model.remat = False  # recompute each block in the backward pass: less memory, about a third more time
+    config.model.remat = "none"  # what the backward pass recomputes: 'dots' (norms, nonlinearities), 'blocks' (all)
     config.model.dtype = "float32"  # of the network's arithmetic; parameters stay float32. 'bfloat16' on accelerators
 
     config.diffusion = ConfigDict()

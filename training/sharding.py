@@ -13,7 +13,6 @@ from functools import partial
 
 import jax
 import numpy as np
-from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -53,7 +52,9 @@ def make_mesh(asked: dict[str, int], devices=None) -> Mesh:
     sizes = mesh_sizes(asked, len(devices))
     local = len(devices) // len({device.process_index for device in devices})
     if sizes["tensor"] % local and local % sizes["tensor"]:
-        raise ValueError(f"mesh.tensor={sizes['tensor']} and the {local} devices of a process: one must divide the other")
+        raise ValueError(
+            f"mesh.tensor={sizes['tensor']} and the {local} devices of a process: one must divide the other"
+        )
     return Mesh(np.reshape(devices, list(sizes.values())), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
@@ -129,7 +130,12 @@ def gathering(mesh, apply):
     def applied(params, *rest):
         return apply(jax.tree.map(partial(gathered, mesh), params, layout(mesh, params)), *rest)
 
-    return jax.checkpoint(applied, policy=jax.checkpoint_policies.save_anything_except_these_names(GATHERED))
+    return jax.checkpoint(applied, policy=not_gathered)
+
+
+def not_gathered(primitive, *_, **__) -> bool:
+    """What the backward pass may find where the forward pass left it: all but gathered parameters, and casts of them."""
+    return primitive.name not in ("sharding_constraint", "convert_element_type")
 
 
 def gathered(mesh, x, split: NamedSharding):
@@ -138,15 +144,10 @@ def gathered(mesh, x, split: NamedSharding):
         return x
     whole = NamedSharding(mesh, P(*(None if axis == "fsdp" else axis for axis in split.spec)))
 
-    @jax.custom_vjp
-    def gather(x):
-        return checkpoint_name(jax.lax.with_sharding_constraint(x, whole), GATHERED)
-
-    gather.defvjp(lambda x: (gather(x), None), lambda _, g: (jax.lax.with_sharding_constraint(g, split),))
+    constrain = jax.lax.with_sharding_constraint
+    gather = jax.custom_vjp(lambda x: constrain(x, whole))
+    gather.defvjp(lambda x: (constrain(x, whole), None), lambda _, g: (constrain(g, split),))
     return gather(x)
-
-
-GATHERED = "gathered over fsdp"
 
 
 def check_used(mesh, params) -> None:
