@@ -78,8 +78,8 @@ def head(config, slice_: Slice | None) -> list[str]:
     chip = CHIPS[slice_.chip]
     sizes = mesh_sizes(config.mesh.to_dict(), slice_.chips)
     return [
-        f"{slice_}: {slice_.chips} chips on {slice_.hosts} host{'s' * (slice_.hosts > 1)}, {chip.memory / GIB:.0f} GiB and "
-        f"{chip.flops / 1e12:.0f} TFLOP/s (bfloat16) each, as published",
+        f"{slice_}: {slice_.chips} chips on {slice_.hosts} host{'s' * (slice_.hosts > 1)}, each of {chip.memory / GIB:.0f} "
+        f"GiB and {chip.flops / 1e12:.0f} TFLOP/s (bfloat16) as published",
         f"mesh: {', '.join(f'{axis} {sizes[axis]}' for axis in AXES)}; batch {config.train.batch_size}, "
         f"{config.train.batch_size // (sizes['data'] * sizes['fsdp'] * config.optim.accumulate)} a chip at a time; "
         f"{config.model.dtype}",
@@ -90,8 +90,8 @@ def network(config, found: Estimate) -> list[str]:
     each = found.operations / config.train.batch_size
     return [
         f"parameters   {found.parameters:,}",
-        f"model FLOPs  {each / 1e9:,.1f} G an image, {found.operations / 1e12:,.1f} T a step (forward and backward; matrix "
-        "products and convolutions)",
+        f"model FLOPs  {each / 1e9:,.1f} G an image, {found.operations / 1e12:,.1f} T a step (forward and backward; "
+        "matrix products and convolutions)",
     ]
 
 
@@ -153,14 +153,10 @@ def known(facts: dict, found: Estimate, slice_: Slice, config) -> list[str]:
     chip, held = CHIPS[slice_.chip], facts["memory"]
     moved = "  ".join(f"{kind} {one['count']} of {size(one['bytes'])}" for kind, one in facts["collectives"].items())
     sent_time = sum(one["bytes"] for one in facts["collectives"].values()) / chip.interconnect
-    bounds = {
-        "compute": found.operations / (slice_.chips * chip.flops),
-        "memory": facts["bytes_accessed"] / chip.bandwidth,
-    }
-    least = max(*bounds.values(), sent_time)
+    bounds = times(found, slice_) | {"memory": facts["bytes_accessed"] / chip.bandwidth, "interconnect": sent_time}
     versions = " ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return [
-        f"compiled for {facts['slice']} in {facts['compile_seconds']:.0f} s (lowered in {facts['lower_seconds']:.0f} s; "
+        f"compiled for {slice_} in {facts['compile_seconds']:.0f} s (lowered in {facts['lower_seconds']:.0f} s; "
         f"{versions}):",
         "memory a chip  " + "  ".join(f"{name} {size(amount)}" for name, amount in held.items())
         + f"  (peak over {size(chip.memory)}: {held['peak'] / chip.memory:.0%})",
@@ -168,9 +164,8 @@ def known(facts: dict, found: Estimate, slice_: Slice, config) -> list[str]:
         f"{facts['compiler_flops'] / 1e12:,.2f} T a chip (model's {found.operations / slice_.chips / 1e12:,.2f} T)"
         + (f"; a loop's body counts once in both, turns {facts['loops']}" if facts["loops"] else ""),
         f"collectives a step  {moved or 'none'}",
-        f"least time a step  compute {milli(bounds['compute'])}  memory {milli(bounds['memory'])}  interconnect "
-        f"{milli(sent_time)}",
-        f"  at the peaks      {pace(config, least, slice_)}",
+        "least time a step  " + "  ".join(f"{what} {milli(seconds)}" for what, seconds in bounds.items()),
+        f"  at the peaks      {pace(config, max(bounds.values()), slice_)}",
     ]  # fmt: skip
 
 
