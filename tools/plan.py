@@ -78,8 +78,8 @@ def head(config, slice_: Slice | None) -> list[str]:
     chip = CHIPS[slice_.chip]
     sizes = mesh_sizes(config.mesh.to_dict(), slice_.chips)
     return [
-        f"{slice_}: {slice_.chips} chips on {slice_.hosts} host{'s' * (slice_.hosts > 1)}, each of {chip.memory / GIB:.0f} "
-        f"GiB and {chip.flops / 1e12:.0f} TFLOP/s (bfloat16) as published",
+        f"{slice_}: {slice_.chips} chips on {slice_.hosts} host{'s' * (slice_.hosts > 1)}, each "
+        f"of {chip.memory / GIB:.0f} GiB and {chip.flops / 1e12:.0f} TFLOP/s (bfloat16) as published",
         f"mesh: {', '.join(f'{axis} {sizes[axis]}' for axis in AXES)}; batch {config.train.batch_size}, "
         f"{config.train.batch_size // (sizes['data'] * sizes['fsdp'] * config.optim.accumulate)} a chip at a time; "
         f"{config.model.dtype}",

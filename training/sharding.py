@@ -50,10 +50,10 @@ def make_mesh(asked: dict[str, int], devices=None) -> Mesh:
     """A mesh over the devices of all processes, in the processes' order: each then holds one block of the batch."""
     devices = sorted(jax.devices() if devices is None else devices, key=lambda d: (d.process_index, d.id))
     sizes = mesh_sizes(asked, len(devices))
-    local = len(devices) // len({device.process_index for device in devices})
-    if sizes["tensor"] % local and local % sizes["tensor"]:
+    each = len(devices) // len({device.process_index for device in devices})
+    if sizes["tensor"] % each and each % sizes["tensor"]:
         raise ValueError(
-            f"mesh.tensor={sizes['tensor']} and the {local} devices of a process: one must divide the other"
+            f"mesh.tensor={sizes['tensor']}: it, or the {each} devices of a process, must divide the other"
         )
     return Mesh(np.reshape(devices, list(sizes.values())), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -134,7 +134,7 @@ def gathering(mesh, apply):
 
 
 def not_gathered(primitive, *_, **__) -> bool:
-    """What the backward pass may find where the forward pass left it: all but gathered parameters, and casts of them."""
+    """What the forward pass leaves for the backward: all but gathered parameters, and casts of them."""
     return primitive.name not in ("sharding_constraint", "convert_element_type")
 
 
