@@ -21,7 +21,13 @@ flags.DEFINE_string("sampler", None, "sample, evaluate: overrides config.samplin
 flags.DEFINE_integer("steps", None, "sample, evaluate: overrides config.sampling.steps.", lower_bound=1)
 flags.DEFINE_float("guidance", None, "sample, evaluate: overrides config.sampling.guidance.")
 flags.DEFINE_string("out", None, "sample, evaluate: where results go; default inside the workdir.")
-flags.DEFINE_string("compilation_cache", None, "Folder of compiled programs; default ~/.cache/langevin.")
+flags.DEFINE_string(
+    "compilation_cache", None, "Folder of compiled programs, or bucket; default ~/.cache/langevin."
+)
+flags.DEFINE_bool("distributed", True, "Join the other processes of a Cloud TPU slice, SLURM step or MPI world.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the environment does not say it.")
+flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.", lower_bound=0)
 FLAGS = flags.FLAGS
 
 # Flags that say something in these modes alone; elsewhere a config key does.
@@ -38,6 +44,7 @@ def main(argv):
 
     try:
         check_flags(argv)
+        join_processes()
         modes.MODES[FLAGS.mode](FLAGS.config, FLAGS)
     except (ValueError, OSError, ImportError, Diverged) as error:
         fail(error)
@@ -64,6 +71,16 @@ def set_up_devices():
     logging.set_verbosity(max(FLAGS.verbosity, logging.INFO))
     logging.get_absl_handler().setFormatter(Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
     logging.get_absl_handler().addFilter(ours_or_serious)
+
+
+def join_processes():
+    """All processes of this job become one; the first alone tells how it goes."""
+    from training import hosts
+
+    if FLAGS.distributed:
+        hosts.connect(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+        if not hosts.writes():
+            logging.set_verbosity(logging.WARNING)
 
 
 def ours_or_serious(record):

@@ -14,6 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import base
+from training import hosts
 from training.metrics import write_json
 
 # Keys that shape the result; a resume must agree on them. Those under FREE are about where and how fast, not what.
@@ -34,7 +35,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scik
 
 def lock(workdir: str):
     """Keeps other trainings out of a local workdir while the returned file is open; a kill opens it again."""
-    if "://" in os.fspath(workdir):
+    if "://" in os.fspath(workdir) or not hosts.writes():
         return None
     os.makedirs(workdir, exist_ok=True)
     file = open(os.path.join(workdir, ".lock"), "w")

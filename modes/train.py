@@ -20,7 +20,7 @@ from experiment import Experiment, build
 from input_pipeline import facts
 from modes.evaluate import check_evaluators
 from plans import settings_of
-from training import ema, posthoc
+from training import ema, hosts, posthoc
 from training.checkpoint import Checkpoints, absolute
 from training.loop import Hook, Options
 from training.loop import train as run_loop
@@ -80,12 +80,12 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
     changed = check_run(config, workdir, checkpoints, data, allow_config_change)
     state, start = first_state(config, experiment, checkpoints)
     posthoc.drop_snapshots_after(workdir, start)
-    if start < config.train.steps:
+    if start < config.train.steps and hosts.writes():
         (workdir / "done.json").unlink(missing_ok=True)
     records.write_config(workdir, config)
     records.record_start(workdir, mode="train", step=start, changed=changed, data=data)
 
-    writer = Writer(workdir, step=start) if jax.process_index() == 0 else Silent()
+    writer = Writer(workdir, step=start) if hosts.writes() else Silent()
     writer.write_hparams(records.flatten(config))
     table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     writer.write_texts(start, {"parameters": table})

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from training import hosts
 from training.checkpoint import Checkpoints
 from training.interrupt import Interrupt, Interrupted
 from training.metrics import Writer, write_json
@@ -105,7 +106,7 @@ def run_hooks(hooks, step: int, state, check, resumed: bool = False, last: bool 
     """Those that are due. At a start, only what an interruption left undone."""
     for hook in hooks:
         due = hook.every and step and (step % hook.every == 0 or last)
-        if due and not (resumed and hook.done(step)):
+        if due and not (resumed and hosts.agreed(hook.done(step))):
             hook.run(step, state, check)
 
 
