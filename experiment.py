@@ -20,7 +20,7 @@ from input_pipeline.batches import local_rows
 from input_pipeline.source import empty_batch, some
 from models import MODELS
 from plans import build_sample, network_calls, plan_of, settings_of
-from training import ema, optim, sharding
+from training import ema, flops, optim, sharding
 from training.objective import Diffusion, diffusion_objective, validation_losses
 from training.state import TrainState, new_state
 from training.step import Update, make_train_step
@@ -252,6 +252,15 @@ def abstract_batch(config, mesh, rows: int) -> dict:
     batch = empty_batch(1, tuple(config.data.shape))
     split = sharding.over_data(mesh)
     return {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=split) for name, x in batch.items()}
+
+
+def model_flops(config) -> int:
+    """Operations of a train step by the model alone: without what remat computes twice, whatever the mesh."""
+    config = config.copy_and_resolve_references()
+    config.model.remat = "none"
+    built = build(config, sharding.abstract_mesh({"data": 1, "fsdp": 1, "tensor": 1}, 1))
+    batch = abstract_batch(config, built.mesh, config.train.batch_size)
+    return flops.count(jax.make_jaxpr(built.train_step)(built.abstract, jax.eval_shape(built.frozen), batch))
 
 
 def build_validation(config, source, mesh, losses_of: Callable) -> Callable:

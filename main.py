@@ -21,9 +21,7 @@ flags.DEFINE_string("sampler", None, "sample, evaluate: overrides config.samplin
 flags.DEFINE_integer("steps", None, "sample, evaluate: overrides config.sampling.steps.", lower_bound=1)
 flags.DEFINE_float("guidance", None, "sample, evaluate: overrides config.sampling.guidance.")
 flags.DEFINE_string("out", None, "sample, evaluate: where results go; default inside the workdir.")
-flags.DEFINE_string(
-    "compilation_cache", None, "Folder of compiled programs, or bucket; default ~/.cache/langevin."
-)
+flags.DEFINE_string("compilation_cache", None, "Folder of compiled programs, or bucket; default ~/.cache/langevin.")
 flags.DEFINE_bool("distributed", True, "Join the other processes of a Cloud TPU slice, SLURM step or MPI world.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the environment does not say it.")
 flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
@@ -39,11 +37,13 @@ ONLY_IN |= {"allow_config_change": ("train",)}
 def main(argv):
     set_up_devices()
     import modes  # after the devices are set up: importing it imports jax
+    import preflight
     from training.interrupt import Interrupted
     from training.loop import Diverged
 
     try:
         check_flags(argv)
+        preflight.check(preflight.places(FLAGS.config, FLAGS))
         join_processes()
         modes.MODES[FLAGS.mode](FLAGS.config, FLAGS)
     except (ValueError, OSError, ImportError, Diverged) as error:

@@ -103,6 +103,7 @@ def get_config():
     config.log.every = 100
     config.log.samples_every = 5000  # a grid of samples
     config.log.validation_every = 5000  # validation loss
+    config.log.wandb = ""  # a project of Weights & Biases that gets the metrics too; needs wandb
     config.log.profile_from = 0  # > 0: trace this and the next 5 steps into the workdir's profile/
 
     config.sampling = ConfigDict()

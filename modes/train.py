@@ -16,17 +16,19 @@ import drawing
 import workdir as records
 from checks import check_batches
 from evaluation.images import make_grid, save_png
-from experiment import Experiment, build
+from experiment import Experiment, build, model_flops
 from input_pipeline import facts
 from modes.evaluate import check_evaluators
 from plans import settings_of
 from training import ema, hosts, posthoc
 from training.checkpoint import Checkpoints, absolute
+from training.chips import chip_of
 from training.loop import Hook, Options
 from training.loop import train as run_loop
 from training.metrics import Silent, Writer, write_json
 from training.objective import METRIC_LABELS
 from training.state import TrainState
+from training.trackers import All, Wandb
 from training.warm_start import warm_start
 
 
@@ -85,7 +87,7 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
     records.write_config(workdir, config)
     records.record_start(workdir, mode="train", step=start, changed=changed, data=data)
 
-    writer = Writer(workdir, step=start) if hosts.writes() else Silent()
+    writer = open_writer(config, workdir, start)
     writer.write_hparams(records.flatten(config))
     table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     writer.write_texts(start, {"parameters": table})
@@ -97,6 +99,7 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
         max_skipped=config.optim.max_skipped,
         profile_from=config.log.profile_from,
         metric_labels=METRIC_LABELS,
+        **model_speed(config),
     )
     hooks = (
         sample_hook(config, experiment, workdir, writer),
@@ -104,6 +107,20 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
         posthoc.snapshot_hook(workdir, config.ema.snapshot_every, config.ema.sigma_rels),
     )
     return Run(config, workdir, state, start, checkpoints, writer, hooks, options, held)
+
+
+def open_writer(config, workdir, start: int):
+    """Where metrics go: the workdir, and a project of Weights & Biases where the config names one."""
+    if not hosts.writes():
+        return Silent()
+    writer = Writer(workdir, step=start)
+    return All(writer, Wandb(config.log.wandb, workdir)) if config.log.wandb else writer
+
+
+def model_speed(config) -> dict:
+    """What MFU takes, on chips whose peak is published; tracing for it costs seconds, so not on a CPU."""
+    chip = chip_of(jax.devices()[0].device_kind)
+    return {"flops": model_flops(config), "peak_flops": chip.flops * jax.device_count()} if chip else {}
 
 
 def finish(run: Run, experiment: Experiment) -> None:

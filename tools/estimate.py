@@ -50,16 +50,16 @@ def estimate(config, chips: int) -> Estimate:
     built = experiment.build(config, mesh)
     experiment.check_batches(config, mesh)
     parts, state = sharding.batch_parts(mesh), built.abstract
-    one = trace(config, built, config.train.batch_size // parts)
-    unrepeated = one if config.model.remat == "none" else trace(without_remat(config), None, one.rows)
+    batch = experiment.abstract_batch(config, mesh, config.train.batch_size // parts)
+    one = jax.make_jaxpr(built.train_step)(state, jax.eval_shape(built.frozen), batch)  # on one chip's rows
     held = sharding.bytes_per_device(state.params)
-    program = follow(one.jaxpr, {leaf.shape for leaf in jax.tree.leaves(state.params)})
+    program = follow(one, {leaf.shape for leaf in jax.tree.leaves(state.params)})
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
     own = sharding.bytes_per_device(state)
     return Estimate(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         averages=len(state.ema),
-        operations=flops.count(unrepeated.jaxpr) * parts,
+        operations=flops.count(one) * parts if config.model.remat == "none" else experiment.model_flops(config),
         state=own,
         gradients=held * (2 if config.optim.accumulate > 1 else 1),
         activations=program.peak,
@@ -67,26 +67,6 @@ def estimate(config, chips: int) -> Estimate:
         traffic=program.traffic + 2 * own + 2 * whole // mesh.shape["tensor"] * config.optim.accumulate,
         sent=sent(mesh, state.params, config.optim.accumulate),
     )
-
-
-class Trace(NamedTuple):
-    jaxpr: core.ClosedJaxpr
-    rows: int  # of the batch
-
-
-def trace(config, built, rows: int) -> Trace:
-    """The train step on one chip's rows of the batch."""
-    built = built or experiment.build(config, sharding.abstract_mesh({"data": 1, "fsdp": 1, "tensor": 1}, 1))
-    batch = experiment.abstract_batch(config, built.mesh, rows)
-    return Trace(jax.make_jaxpr(built.train_step)(built.abstract, jax.eval_shape(built.frozen), batch), rows)
-
-
-def without_remat(config):
-    """Model FLOPs leave out what is computed twice to save memory."""
-    config = config.copy_and_resolve_references()
-    config.model.remat = "none"
-    config.mesh.update(data=1, fsdp=1, tensor=1)
-    return config
 
 
 def sent(mesh, params, accumulate: int) -> int:
