@@ -98,7 +98,9 @@ def parse_flags(argv):
         define_config(argv)
         return FLAGS(argv)
     except (AttributeError, KeyError) as error:
-        fail(unknown_key(argv) or error)
+        from workdir import unknown_flag
+
+        fail(unknown_flag(argv) or error)
     except (flags.Error, TypeError, ValueError, OSError) as error:
         fail(error)
 
@@ -117,17 +119,6 @@ def define_config(argv):
         from workdir import read_config
 
         config_flags.DEFINE_config_dict("config", read_config(absolute(FLAGS.workdir)), lock_config=True)
-
-
-def unknown_key(argv):
-    """Which --config.KEY is not in configs/base.py, and what is near it; None if all are."""
-    import workdir as records
-    from configs import base
-
-    known = records.flatten(base.get_config())
-    keys = [word.lstrip("-").partition("=")[0] for word in argv[1:]]
-    keys = [key.removeprefix("config.") for key in keys if key.startswith("config.")]
-    return next((records.unknown_key(key, known) for key in keys if key not in known), None)
 
 
 def fail(error):

@@ -58,6 +58,14 @@ def flatten(config, prefix: str = "") -> dict:
     return flat
 
 
+def unknown_flag(argv: list[str]) -> str | None:
+    """What to say of the first --config.KEY that is not in configs/base.py; None if all are."""
+    known = flatten(base.get_config())
+    keys = [word.lstrip("-").partition("=")[0] for word in argv[1:]]
+    keys = [key.removeprefix("config.") for key in keys if key.startswith("config.")]
+    return next((unknown_key(key, known) for key in keys if key not in known), None)
+
+
 def unknown_key(key: str, known: dict) -> str:
     """What to say of a dotted config key that is not among the known ones: what is near it."""
     section = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]

@@ -9,12 +9,14 @@ Killed and started again, it goes on: a cell with done.json is done, others resu
 gets cells/NAME, sweep.csv and sweep.png, best first, and sweep.jsonl, every start and end. docs/sweeps.md.
 """
 
+import contextlib
 import os
 import shlex
 import sys
 
 from absl import flags, logging
 from etils import epath
+from ml_collections import config_flags
 
 import workdir as records
 from tools.launchers import BACKENDS
@@ -29,9 +31,12 @@ LAUNCHERS = [name for name, backend in BACKENDS.items() if backend.observe]  # r
 
 def parse_flags(argv: list[str]) -> flags.FlagValues:
     """Raises ValueError or flags.Error for what is unknown or lacks."""
+    argv = list(argv)
     found = flags.FlagValues()  # its own: several tools in one process keep their names
     add = {"flag_values": found}
-    flags.DEFINE_string("config", None, "A config with a sweep(): FILE.py[:word,...].", required=True, **add)
+    about = "A config with a sweep(): FILE.py[:word,...]; --config.KEY=VALUE is for every cell."
+    config_flags.DEFINE_config_file("config", None, about, lock_config=True, sys_argv=argv, **add)
+    flags.mark_flag_as_required("config", **add)
     flags.DEFINE_string("workdir", None, "Where the cells lie.", required=True, **add)
     flags.DEFINE_enum("launcher", "local", LAUNCHERS, "Where each cell runs: tools/launch.py.", **add)
     flags.DEFINE_string("launch", "", "Flags for tools.launch, which then gets each cell its machines.", **add)
@@ -45,7 +50,10 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
     if "--help" in argv:
         print(__doc__, found.get_help(), sep="\n")
         sys.exit()
-    unknown = found(argv)[1:]
+    try:
+        unknown = found(argv)[1:]
+    except (AttributeError, KeyError) as error:
+        raise ValueError(records.unknown_flag(argv) or error) from None
     if unknown:
         raise ValueError(f"unexpected argument {unknown[0]!r}; every option is a flag, --name=value")
     away = found.launcher != "local"
@@ -59,31 +67,41 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
 
 def command(options: flags.FlagValues, cell: Cell) -> list[str]:
     """What runs a cell here, or gets it machines and waits for it there."""
-    run = [f"--config={options.config}", f"--workdir={os.fspath(cell.folder)}"]
+    config = options["config"]
+    run = [f"--config={config_flags.get_config_filename(config)}", f"--workdir={os.fspath(cell.folder)}"]
+    everywhere = [f"--config.{key}={value}" for key, value in config_flags.get_override_values(config).items()]
     if options.launcher == "local":
-        return [sys.executable, "main.py", *run, *cell.flags()]
+        return [sys.executable, "main.py", *run, *everywhere, *cell.flags()]
     name = f"sweep-{digest({'workdir': options.workdir})}-{digest(cell.overrides)}"
     how = [f"--backend={options.launcher}", f"--name={name}", *shlex.split(options.launch), "--delete_after"]
-    return [sys.executable, "-m", "tools.launch", "watch", *how, *run, "--", *cell.flags()]
+    return [sys.executable, "-m", "tools.launch", "watch", *how, *run, "--", *everywhere, *cell.flags()]
 
 
-def run(options: flags.FlagValues, cells: list[Cell], workdir: epath.Path) -> dict:
+def run(options: flags.FlagValues, cells: list[Cell], own: list[Devices], log) -> dict:
     """{name: what went wrong}, {} where all is well."""
-    log = workdir / "sweep.jsonl"
     if options.vmap:
         return run_vmapped(cells, log)
-    here = options.launcher == "local"
-    own = share(visible(), options.max_parallel, options.devices_per_run) if here else [AWAY] * options.max_parallel
     statuses = pool.run_cells(cells, lambda cell: command(options, cell), own, log)
     return {name: f"exit status {status}" for name, status in statuses.items() if status}
+
+
+def shares(options: flags.FlagValues) -> list[Devices]:
+    """The devices of each run at a time."""
+    if options.launcher == "local":
+        return share(visible(), options.max_parallel, options.devices_per_run)
+    return [AWAY] * options.max_parallel
 
 
 AWAY = Devices("machine of its own", ())
 
 
 def run_vmapped(cells: list[Cell], log) -> dict:
+    import jax
+
     from tools.sweeps import vmapped
 
+    cache = os.environ.get("JAX_COMPILATION_CACHE_DIR") or os.path.expanduser("~/.cache/langevin")
+    jax.config.update("jax_compilation_cache_dir", cache)
     logging.set_verbosity(logging.ERROR)  # a dozen cells in one voice; Orbax warns of its own options
     wrong = {}
     for together in vmapped.groups([cell for cell in cells if not is_done(cell)]):
@@ -108,17 +126,19 @@ def write_table(options: flags.FlagValues, cells: list[Cell], workdir: epath.Pat
 def sweep(options: flags.FlagValues) -> dict:
     """Everything; {name: what went wrong}. Raises ValueError before anything is run, Interrupted after all saved."""
     workdir = epath.Path(absolute(options.workdir))
-    cells = read_cells(options.config, workdir)
+    path = config_flags.get_config_filename(options["config"]).partition(":")[0]
+    cells = read_cells(path, options.config, workdir)
     if options.dry_run:
         print(*(shlex.join(command(options, cell)) for cell in cells), sep="\n")
         return {}
     for cell in cells:
         is_done(cell)  # a damaged folder is refused before anything starts
-    held = records.lock(workdir)  # noqa: F841  as long as this function runs
-    try:
-        return {} if options.table_only else run(options, cells, workdir)
-    finally:
-        write_table(options, cells, workdir)
+    own = shares(options)
+    with records.lock(workdir) or contextlib.nullcontext():  # a bucket has none
+        try:
+            return {} if options.table_only else run(options, cells, own, workdir / "sweep.jsonl")
+        finally:
+            write_table(options, cells, workdir)
 
 
 def main(argv: list[str]) -> None:

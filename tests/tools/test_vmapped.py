@@ -21,7 +21,8 @@ OVERRIDES = ({"seed": 0}, {"seed": 1}, {"seed": 1, "optim.lr": 1e-2})
 def one_device():
     """The tests' eight devices are one here, as in a process of its own."""
     patch = pytest.MonkeyPatch()
-    patch.setattr(sharding, "data_mesh", lambda devices=None, whole=sharding.data_mesh: whole(jax.devices()[:1]))
+    whole = sharding.make_mesh
+    patch.setattr(sharding, "make_mesh", lambda asked, devices=None: whole(asked, jax.devices()[:1]))
     yield
     patch.undo()
 

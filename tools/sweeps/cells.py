@@ -1,11 +1,11 @@
 """From a config's sweep() to cells: each a config, a name that its overrides give it, and a folder."""
 
+import copy
 import hashlib
 import importlib.util
 import json
 import re
 from collections.abc import Iterable
-from pathlib import Path
 from typing import NamedTuple
 
 from etils import epath
@@ -29,16 +29,12 @@ class Cell(NamedTuple):
         return [f"--config.{key}={value}" for key, value in self.overrides.items()]
 
 
-def read_cells(config: str, workdir: epath.PathLike) -> list[Cell]:
-    """The cells of --config=FILE.py[:arg] under `workdir`. Raises ValueError for what no run could use."""
-    path, _, argument = config.partition(":")
+def read_cells(path: str, config: ConfigDict, workdir: epath.PathLike) -> list[Cell]:
+    """The cells under `workdir`: `config` with what sweep() of the file `path` yields; ValueError where it cannot be."""
     module = load(path)
     if not hasattr(module, "sweep"):
         raise ValueError(f"{path} has no sweep(): write a generator of overrides, such as yield {{'optim.lr': 1e-3}}")
-    cells = [
-        make_cell(module.get_config(argument) if argument else module.get_config(), overrides, epath.Path(workdir))
-        for overrides in module.sweep()
-    ]
+    cells = [make_cell(copy.deepcopy(config), overrides, epath.Path(workdir)) for overrides in module.sweep()]
     if not cells:
         raise ValueError(f"{path}: sweep() yields nothing")
     check_distinct(cells)
@@ -46,8 +42,6 @@ def read_cells(config: str, workdir: epath.PathLike) -> list[Cell]:
 
 
 def load(path: str):
-    if not Path(path).is_file():
-        raise ValueError(f"--config={path} is not there")
     spec = importlib.util.spec_from_file_location("swept_config", path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
