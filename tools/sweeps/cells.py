@@ -30,7 +30,7 @@ class Cell(NamedTuple):
 
 
 def read_cells(path: str, config: ConfigDict, workdir: epath.PathLike) -> list[Cell]:
-    """The cells under `workdir`: `config` with what sweep() of the file `path` yields; ValueError where it cannot be."""
+    """The cells under `workdir`: `config` with what sweep() of file `path` yields; ValueError where it cannot be."""
     module = load(path)
     if not hasattr(module, "sweep"):
         raise ValueError(f"{path} has no sweep(): write a generator of overrides, such as yield {{'optim.lr': 1e-3}}")
