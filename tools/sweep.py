@@ -71,7 +71,7 @@ def command(options: flags.FlagValues, cell: Cell) -> list[str]:
     run = [f"--config={config_flags.get_config_filename(config)}", f"--workdir={os.fspath(cell.folder)}"]
     everywhere = [f"--config.{key}={value}" for key, value in config_flags.get_override_values(config).items()]
     if options.launcher == "local":
-        return [sys.executable, "main.py", *run, *everywhere, *cell.flags()]
+        return [sys.executable, "main.py", "--nodistributed", *run, *everywhere, *cell.flags()]
     name = f"sweep-{digest({'workdir': options.workdir})}-{digest(cell.overrides)}"
     how = [f"--backend={options.launcher}", f"--name={name}", *shlex.split(options.launch), "--delete_after"]
     return [sys.executable, "-m", "tools.launch", "watch", *how, *run, "--", *everywhere, *cell.flags()]

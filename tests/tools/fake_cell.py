@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 
-flags = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:])
+flags = dict(word.removeprefix("--").split("=", 1) for word in sys.argv[1:] if "=" in word)
 folder, lr, seed = pathlib.Path(flags["workdir"]), float(flags["config.optim.lr"]), int(flags["config.seed"])
 folder.mkdir(parents=True, exist_ok=True)
 lock = open(folder / ".lock", "w")

@@ -159,7 +159,19 @@ def test_sky_file_is_yaml_that_says_the_same():
         "use_spot": True,
     }
     assert written["run"].strip() == "exec .venv/bin/python main.py --config=c.py --workdir=gs://b/a"
-    assert yaml.safe_load(BACKENDS["sky"].run(job._replace(accelerator="h100:8", nodes=2))[0].text)["num_nodes"] == 2
+    nodes = yaml.safe_load(BACKENDS["sky"].run(job._replace(accelerator="h100:8", nodes=2))[0].text)
+    assert nodes["num_nodes"] == 2 and nodes["resources"]["accelerators"] == "H100:8"
+    told = {"SKYPILOT_NODE_IPS": "10.0.0.1\n10.0.0.2", "SKYPILOT_NUM_NODES": "2", "SKYPILOT_NODE_RANK": "1"}
+    shown = bash(nodes["run"].replace("exec .venv/bin/python", "echo"), "/", **told).stdout.split()
+    assert shown[-3:] == ["--coordinator=10.0.0.1:8476", "--num_processes=2", "--process_id=1"]
+
+
+def test_ssh_hosts_are_told_how_to_find_each_other():
+    steps = list(map(str, BACKENDS["ssh"].run(JOB._replace(hosts=("me@h0", "h1")))))
+    assert [step.split()[:6][-1] for step in steps] == ["me@h0", "h1"]
+    for i, step in enumerate(steps):
+        assert f"--coordinator=h0:8476 --num_processes=2 --process_id={i}" in step
+    assert "--coordinator" not in str(BACKENDS["ssh"].run(JOB._replace(hosts=("h0",)))[0])
 
 
 def test_slurm_script_goes_back_into_the_queue_when_the_run_was_told_to_go(tmp_path):

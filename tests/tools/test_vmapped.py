@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import signal
 import types
 
 import jax
@@ -70,3 +71,37 @@ def test_losses_equal_those_of_cells_trained_alone(together, alone):
 def test_cells_differ_from_one_another(together):
     finals = {metrics(cell)[-1]["validation_loss/raw"] for cell in together}
     assert len(finals) == len(OVERRIDES)
+
+
+def test_an_interrupted_group_is_resumed_alone(tmp_path, together, alone, monkeypatch):
+    """Saved in one program at step 5, gone on with in main.py's: the same run, no step twice."""
+
+    looks = iter(range(100))
+
+    def check(self):
+        if next(looks) == 4:
+            raise vmapped.Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(vmapped.Interrupt, "check", check)
+    found = cells(tmp_path)
+    with pytest.raises(vmapped.Interrupted):
+        vmapped.train_together(found)
+    assert not any(map(is_done, found))
+    monkeypatch.undo()
+    cell, other = found[2], alone[2]
+    train(cell.config, types.SimpleNamespace(workdir=str(cell.folder), allow_config_change=False))
+    assert is_done(cell)
+    lines = [[line for line in metrics(one) if "loss" in line] for one in (cell, other)]
+    assert [line["step"] for line in lines[0]] == list(range(1, STEPS + 1))
+    np.testing.assert_allclose(*([line["loss"] for line in one] for one in lines), rtol=0, atol=1e-5)
+
+
+def test_a_cell_that_diverges_stops_alone(tmp_path, together):
+    found = cells(tmp_path)
+    bad = found[2].config
+    bad.optim.lr, bad.optim.max_skipped = 1e30, 3
+    found[0].config.optim.max_skipped = found[1].config.optim.max_skipped = 3
+    (name,) = vmapped.train_together(found)
+    assert name == found[2].name and [is_done(cell) for cell in found] == [True, True, False]
+    losses = [[line["loss"] for line in metrics(one) if "loss" in line] for one in (found[0], together[0])]
+    np.testing.assert_array_equal(*losses)

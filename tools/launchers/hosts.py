@@ -11,11 +11,11 @@ QUIET = ("-o", "BatchMode=yes", "-o", "ConnectTimeout=20")
 
 
 def process(job: Job, i: int) -> tuple[str, ...]:
-    """How process i of several finds the others; nothing for one."""
+    """What tells process i of several how to find the others; nothing for one."""
     if len(job.hosts) == 1:
         return ()
     first = job.hosts[0].rpartition("@")[2]
-    return f"JAX_COORDINATOR_ADDRESS={first}:{PORT}", f"JAX_NUM_PROCESSES={len(job.hosts)}", f"JAX_PROCESS_ID={i}"
+    return f"--coordinator={first}:{PORT}", f"--num_processes={len(job.hosts)}", f"--process_id={i}"
 
 
 def ssh(host: str, script: str) -> Run:
@@ -33,7 +33,8 @@ def setup(job: Job) -> list[Step]:
 
 
 def run(job: Job) -> list[Step]:
-    return [ssh(host, remote.begin(job, environment=process(job, i))) for i, host in enumerate(job.hosts)]
+    told = [job._replace(command=(*job.command, *process(job, i))) for i in range(len(job.hosts))]
+    return [ssh(host, remote.begin(own)) for host, own in zip(job.hosts, told, strict=True)]
 
 
 def observe(job: Job, ask: Ask) -> str:

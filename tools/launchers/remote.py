@@ -51,10 +51,10 @@ print("ready: Python", sys.version.split()[0], *(f"{{n}} {{m.version(n)}}" for n
 """
 
 
-def begin(job: Job, place: Place = MACHINE, environment: tuple[str, ...] = ()) -> str:
+def begin(job: Job, place: Place = MACHINE) -> str:
     """Starts the run apart from the connection; a run of the same name is asked to save and go first."""
     stem = f"{RUNS}/{job.name}"
-    command = shlex.join(("env", *environment, place.python, *job.command))
+    command = shlex.join((place.python, *job.command))
     # trap: the shell outlives a SIGTERM to the group, so that the status is written; the run itself is not shielded
     inner = f"trap : TERM; {command} > {stem}.log 2>&1; echo $? > {stem}.exit"
     return f"""set -eu

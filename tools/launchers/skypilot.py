@@ -24,7 +24,7 @@ def job_file(job: Job) -> Write:
     runtime = f"  accelerator_args:\n    runtime_version: {RUNTIMES[asked.chip]}\n" if tpu else ""
     infra = f"  infra: gcp/{job.zone.rpartition('-')[0]}/{job.zone}\n" if job.zone else ""
     requirements = "requirements-tpu.txt" if tpu else "requirements-gpu.txt"
-    environment = "" if tpu or job.nodes == 1 else PROCESSES
+    processes = "" if tpu or job.nodes == 1 else PROCESSES
     text = f"""name: {json.dumps(job.name)}
 workdir: .
 num_nodes: {job.nodes}
@@ -38,15 +38,15 @@ setup: |
   uv venv --clear --python {job.python} .venv
   uv pip install --python .venv/bin/python -r {requirements}
 run: |
-{environment}  exec .venv/bin/python {shlex.join(job.command)}
+  exec .venv/bin/python {shlex.join(job.command)}{processes}
 """
     return Write(f"{job.name}.sky.yaml", text)
 
 
 # How the nodes of a GPU job find each other, from what SkyPilot tells each.
-PROCESSES = """  export JAX_COORDINATOR_ADDRESS="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476"
-  export JAX_NUM_PROCESSES="$SKYPILOT_NUM_NODES" JAX_PROCESS_ID="$SKYPILOT_NODE_RANK"
-"""
+PROCESSES = """ \\
+    --coordinator="$(echo "$SKYPILOT_NODE_IPS" | head -n 1):8476" \\
+    --num_processes="$SKYPILOT_NUM_NODES" --process_id=$SKYPILOT_NODE_RANK"""
 
 
 def run(job: Job) -> list[Step]:
