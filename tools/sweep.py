@@ -19,14 +19,13 @@ from etils import epath
 from ml_collections import config_flags
 
 import workdir as records
-from tools.launchers import BACKENDS
 from tools.sweeps import pool, table
 from tools.sweeps.cells import Cell, digest, is_done, read_cells
 from tools.sweeps.devices import Devices, share, visible
 from training.checkpoint import absolute
 from training.interrupt import Interrupted
 
-LAUNCHERS = [name for name, backend in BACKENDS.items() if backend.observe]  # runs that can be waited for
+LAUNCHERS = ("local", "slurm", "tpu", "tpu_vm", "gce")  # those that get each cell machines of its own, and see it end
 
 
 def parse_flags(argv: list[str]) -> flags.FlagValues:
@@ -72,7 +71,7 @@ def command(options: flags.FlagValues, cell: Cell) -> list[str]:
     everywhere = [f"--config.{key}={value}" for key, value in config_flags.get_override_values(config).items()]
     if options.launcher == "local":
         return [sys.executable, "main.py", "--nodistributed", *run, *everywhere, *cell.flags()]
-    name = f"sweep-{digest({'workdir': options.workdir})}-{digest(cell.overrides)}"
+    name = f"sweep-{digest({'workdir': options.workdir})}-{digest(records.flatten(cell.config))}"
     how = [f"--backend={options.launcher}", f"--name={name}", *shlex.split(options.launch), "--delete_after"]
     return [sys.executable, "-m", "tools.launch", "watch", *how, *run, "--", *everywhere, *cell.flags()]
 
@@ -82,7 +81,7 @@ def run(options: flags.FlagValues, cells: list[Cell], own: list[Devices], log) -
     if options.vmap:
         return run_vmapped(cells, log)
     statuses = pool.run_cells(cells, lambda cell: command(options, cell), own, log)
-    return {name: f"exit status {status}" for name, status in statuses.items() if status}
+    return {cell.name: f"exit status {statuses[cell.name]}" for cell in cells if not is_done(cell)}
 
 
 def shares(options: flags.FlagValues) -> list[Devices]:
@@ -148,7 +147,10 @@ def main(argv: list[str]) -> None:
         print(f"{interrupted}: all cells have saved; the same command goes on", file=sys.stderr)
         sys.exit(128 + interrupted.signum)
     except (flags.Error, ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
+        lines = str(error).strip().splitlines()
+        # ml_collections quotes the whole traceback of a config file's mistake: its last line is the mistake.
+        text = lines[-1].removeprefix("ValueError: ") if "Traceback" in str(error) else " ".join(str(error).split())
+        print("error:", text, file=sys.stderr)
         sys.exit(2)
     if wrong:
         listed = "; ".join(f"{name}: {why}" for name, why in wrong.items())

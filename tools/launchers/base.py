@@ -52,6 +52,9 @@ Step = Run | Write
 Steps = Callable[[Job], list[Step]]
 
 
+FOLDER = "runs/launch"  # of rendered files
+
+
 class Answer(NamedTuple):
     """What a read-only command gave."""
 

@@ -3,7 +3,7 @@
 import json
 import shlex
 
-from tools.launchers.base import Backend, Job, Run, Step, Write
+from tools.launchers.base import FOLDER, Backend, Job, Run, Step, Write
 from tools.launchers.tpu import RUNTIMES, accelerator_type
 from training.chips import CHIPS, Slice, parse_slice
 
@@ -40,7 +40,7 @@ setup: |
 run: |
   exec .venv/bin/python {shlex.join(job.command)}{processes}
 """
-    return Write(f"{job.name}.sky.yaml", text)
+    return Write(f"{FOLDER}/{job.name}.sky.yaml", text)
 
 
 # How the nodes of a GPU job find each other, from what SkyPilot tells each.

@@ -7,21 +7,8 @@ script puts the job back into the queue, where it resumes from its workdir.
 import shlex
 import sys
 
-from tools.launchers.base import (
-    DONE,
-    FAILED,
-    READY,
-    REFUSED,
-    RUNNING,
-    UNKNOWN,
-    WAITING,
-    Ask,
-    Backend,
-    Job,
-    Run,
-    Step,
-    Write,
-)
+from tools.launchers import base
+from tools.launchers.base import FOLDER, Ask, Backend, Job, Run, Step, Write
 from training.chips import CHIPS, parse_slice
 
 WAITS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESIZING", "STAGE_OUT", "PREEMPTED")
@@ -45,7 +32,7 @@ def script(job: Job) -> Write:
 #SBATCH --nodes={job.nodes}
 #SBATCH --ntasks-per-node={gpus(job)}
 #SBATCH --gpus-per-node={gpus(job)}
-#SBATCH --output={job.name}-%j.log
+#SBATCH --output={FOLDER}/{job.name}-%j.log
 #SBATCH --open-mode=append
 #SBATCH --signal=TERM@120
 #SBATCH --requeue
@@ -55,7 +42,7 @@ status=$?
 [ $status = {SIGTERM} ] && scontrol requeue "$SLURM_JOB_ID"
 exit $status
 """
-    return Write(f"{job.name}.sbatch", text)
+    return Write(f"{FOLDER}/{job.name}.sbatch", text)
 
 
 def queue(job: Job) -> Run:
@@ -69,20 +56,20 @@ def past(job: Job) -> Run:
 
 
 def logs(job: Job) -> list[Step]:
-    return [Run(("bash", "-c", f"tail -n 100 -F $(ls -t {job.name}-*.log | head -n 1)"))]
+    return [Run(("bash", "-c", f"tail -n 100 -F $(ls -t {FOLDER}/{job.name}-*.log | head -n 1)"))]
 
 
 def observe(job: Job, ask: Ask) -> str:
     live, ended = ask(queue(job)), ask(past(job))
     if not (live.ok and ended.ok):
-        return UNKNOWN
+        return base.UNKNOWN
     if states := live.out.split():
-        return WAITING if states[0] in WAITS else RUNNING
+        return base.WAITING if states[0] in WAITS else base.RUNNING
     lines = ended.out.split("\n")
     if not (lines := [line for line in lines if line.strip()]):
-        return READY
+        return base.READY
     state, code = lines[-1].split("|")
-    return DONE if state == "COMPLETED" else REFUSED if code.startswith("2:") else FAILED
+    return base.DONE if state == "COMPLETED" else base.REFUSED if code.startswith("2:") else base.FAILED
 
 
 SLURM = Backend(
@@ -90,7 +77,7 @@ SLURM = Backend(
     uses=("accelerator", "nodes", "partition", "hours", "extra"),
     needs=("accelerator",),
     check=lambda job: [Run(("sinfo", "--noheader", *((f"--partition={job.partition}",) if job.partition else ())))],
-    run=lambda job: [script(job), Run(("sbatch", f"{job.name}.sbatch"))],
+    run=lambda job: [script(job), Run(("sbatch", f"{FOLDER}/{job.name}.sbatch"))],
     logs=logs,
     status=lambda job: [queue(job), past(job)],
     delete=lambda job: [Run(("scancel", "--me", f"--name={job.name}"))],

@@ -1,5 +1,6 @@
 """Runs cells as processes, so many at a time, each with its devices; what is done or cut off lies in their folders."""
 
+import contextlib
 import ctypes
 import json
 import os
@@ -15,7 +16,7 @@ import workdir as records
 from tools.sweeps.cells import Cell, is_done
 from tools.sweeps.devices import Devices, environment
 from training.interrupt import Interrupt, Interrupted
-from training.metrics import write_atomic
+from training.metrics import in_bucket, write_atomic
 
 POLL = 0.2  # seconds
 PARENT_DIED = 1  # PR_SET_PDEATHSIG of Linux's prctl
@@ -75,7 +76,7 @@ def busy(cell: Cell) -> bool:
 
 def start(cell: Cell, argv: list[str], own: Devices, log) -> Running:
     cell.folder.mkdir(parents=True, exist_ok=True)
-    output = sys.stdout if "://" in os.fspath(cell.folder) else open(cell.folder / "output.log", "a")
+    bucket = in_bucket(cell.folder)
 
     def before():  # in the new process
         if own.kind == "CPU core":
@@ -83,15 +84,16 @@ def start(cell: Cell, argv: list[str], own: Devices, log) -> Running:
         if sys.platform == "linux":
             ctypes.CDLL(None).prctl(PARENT_DIED, signal.SIGTERM)  # a sweep that is killed takes its runs along
 
-    process = subprocess.Popen(
-        argv,
-        stdout=output,
-        stderr=subprocess.STDOUT,
-        stdin=subprocess.DEVNULL,
-        env=os.environ | environment(own),
-        start_new_session=True,  # Ctrl-C reaches them through us, once
-        preexec_fn=before,
-    )
+    with contextlib.nullcontext() if bucket else open(cell.folder / "output.log", "a") as output:
+        process = subprocess.Popen(
+            argv,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | environment(own),
+            start_new_session=True,  # Ctrl-C reaches them through us, once
+            preexec_fn=before,
+        )
     note(log, cell, "start")
     return Running(cell, process, own)
 
