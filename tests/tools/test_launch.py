@@ -126,6 +126,8 @@ def test_bad_flags_are_one_line(argv, text, fake, capsys):
         ("slurm", "h100:8", [(True, "PENDING\n", ""), (True, "", "")], base.WAITING),
         ("slurm", "h100:8", [(True, "", ""), (True, "COMPLETED|0:0\n", "")], base.DONE),
         ("slurm", "h100:8", [(True, "", ""), (True, "FAILED|2:0\n", "")], base.REFUSED),
+        ("slurm", "h100:8", [(True, "", ""), (True, "CANCELLED by 7|0:15\n", "")], base.REFUSED),
+        ("slurm", "h100:8", [(True, "", ""), (True, "NODE_FAIL|1:0\nRUNNING|0:0\n", "")], base.RUNNING),
         ("slurm", "h100:8", [(True, "", ""), (True, "", "")], base.READY),
         ("ssh", "", [(True, "langevin-run 0\n", ""), (True, "langevin-run running\n", "")], base.RUNNING),
         ("ssh", "", [(True, "langevin-run died\n", ""), (True, "langevin-run running\n", "")], base.FAILED),

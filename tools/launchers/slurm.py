@@ -12,6 +12,7 @@ from tools.launchers.base import FOLDER, Ask, Backend, Job, Run, Step, Write
 from training.chips import CHIPS, parse_slice
 
 WAITS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "SUSPENDED", "RESIZING", "STAGE_OUT", "PREEMPTED")
+ENDED = ("FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE")
 SIGTERM = 128 + 15  # the exit status of a run that saved and went
 
 
@@ -65,11 +66,15 @@ def observe(job: Job, ask: Ask) -> str:
         return base.UNKNOWN
     if states := live.out.split():
         return base.WAITING if states[0] in WAITS else base.RUNNING
-    lines = ended.out.split("\n")
-    if not (lines := [line for line in lines if line.strip()]):
+    lines = [line for line in ended.out.splitlines() if line.strip()]
+    if not lines:
         return base.READY
     state, code = lines[-1].split("|")
-    return base.DONE if state == "COMPLETED" else base.REFUSED if code.startswith("2:") else base.FAILED
+    if state == "COMPLETED":
+        return base.DONE
+    if state.startswith("CANCELLED") or code.startswith("2:"):
+        return base.REFUSED
+    return base.FAILED if state in ENDED else base.RUNNING  # not in the books yet
 
 
 SLURM = Backend(
