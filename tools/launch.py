@@ -16,7 +16,9 @@ import time
 
 from absl import flags
 
+import preflight
 from tools.launchers import BACKENDS, Backend, Job, base
+from training.metrics import in_bucket
 
 ACTIONS = ("create", "setup", "run", "watch", "logs", "status", "delete")
 RUNS_SOMETHING = ("run", "watch")
@@ -59,6 +61,7 @@ def parse_flags(argv: list[str]) -> tuple[str, flags.FlagValues, tuple[str, ...]
     flags.DEFINE_string("requirements", "requirements-gpu.txt", "ssh: what is installed there.", **add)
     flags.DEFINE_multi_string("extra", [], "Handed to the command that creates or submits, as it is.", **add)
     flags.DEFINE_bool("dry_run", False, "Print the commands.", **add)
+    flags.DEFINE_bool("preflight", True, "run, watch: try the run's buckets from here before anything starts.", **add)
     flags.DEFINE_float("poll_s", 60, "watch: seconds between looks.", lower_bound=0, **add)
     flags.DEFINE_integer("max_failures", 3, "watch: runs that fail, preemptions apart.", lower_bound=0, **add)
     flags.DEFINE_bool("delete_after", False, "watch: delete the slice when the run is done.", **add)
@@ -101,6 +104,12 @@ def check(backend: Backend, job: Job) -> None:
         if not answer.ok:
             reason = next((line for line in reversed(answer.error.splitlines()) if line.strip()), "no reason given")
             raise ValueError(f"{' '.join(step.argv[:4])} ... refuses, nothing was started: {reason.strip()}")
+
+
+def buckets(job: Job) -> dict[str, bool]:
+    """{address: whether it is written to} of the buckets in the run's flags."""
+    words = [word.partition("=") for word in job.command]
+    return {value: flag == "--workdir" for flag, _, value in words if in_bucket(value)}
 
 
 def watch(backend: Backend, job: Job, poll_s: float, max_failures: int) -> None:
@@ -152,6 +161,8 @@ def act(action: str, options: flags.FlagValues, job: Job) -> None:
     steps = plan(backend, job, action, options.delete_after)  # wrong slices are refused here
     if not options.dry_run:
         check(backend, job)
+        if action in RUNS_SOMETHING and options.preflight:
+            preflight.check(buckets(job))
     if action == "watch" and not options.dry_run:
         watch(backend, job, options.poll_s, options.max_failures)
         steps = backend.delete(job) if options.delete_after else []

@@ -33,6 +33,7 @@ def fake(tmp_path, monkeypatch):
     program(tmp_path, "git", "/bin/sh\nexit 0\n")
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     monkeypatch.setenv("FAKE", str(tmp_path))
+    monkeypatch.setattr(launch.preflight, "check", lambda places: None)
     return tmp_path
 
 
@@ -86,6 +87,17 @@ def test_a_missing_gcloud_is_one_line(tmp_path, monkeypatch, capsys):
 def test_a_refusing_gcloud_is_one_line_before_anything_is_billed(fake, capsys):
     (fake / "refuses").touch()
     assert "refuses, nothing was started: ERROR: (gcloud) PERMISSION_DENIED" in failure(capsys, "create", *TPU)
+    assert not any("create" in call for call in calls(fake))
+
+
+def test_a_bucket_that_cannot_be_written_is_one_line_before_anything_is_billed(fake, capsys, monkeypatch):
+    def refuse(places):
+        assert places == {"gs://bucket/a": True, "gs://bucket/shards": False}
+        raise ValueError("gs://bucket/a cannot be written: denied")
+
+    monkeypatch.setattr(launch.preflight, "check", refuse)
+    argv = ["watch", *TPU, *WHAT, "--", "--config.data.path=gs://bucket/shards"]
+    assert "gs://bucket/a cannot be written" in failure(capsys, *argv)
     assert not any("create" in call for call in calls(fake))
 
 

@@ -5,6 +5,7 @@ can be resumed, sampled and judged by main.py as if it had been trained alone.
 """
 
 import collections
+import contextlib
 import json
 from collections.abc import Iterator
 
@@ -70,10 +71,11 @@ def steps_of(runs: list[Run], experiment: Experiment, start: int, interrupt: Int
                 window = []
                 print(f"step {done}/{options.steps} of {len(runs)} cells", flush=True)
             if done % options.checkpoint_every == 0 or last:
-                save(runs, states, done)
+                with paused(reports):
+                    save(runs, states, done)
             if last or any(hook.every and done % hook.every == 0 for hook in runs[0].hooks):
-                for i, (run, report) in enumerate(zip(runs, reports, strict=True)):
-                    with report.paused():
+                with paused(reports):
+                    for i, run in enumerate(runs):
                         run_hooks(run.hooks, done, one_of(states, i), interrupt.check, last=last)
             interrupt.check()
     except Interrupted:
@@ -115,6 +117,15 @@ def write_reports(reports: list[Report], runs: list[Run], window: list, step: in
         except Diverged as error:
             diverged[run.workdir.name] = str(error)
     return diverged
+
+
+@contextlib.contextmanager
+def paused(reports: list[Report]):
+    """A context whose time counts as training for none of them."""
+    with contextlib.ExitStack() as clocks:
+        for report in reports:
+            clocks.enter_context(report.paused())
+        yield
 
 
 def save(runs: list[Run], states, step: int) -> None:
