@@ -43,6 +43,7 @@ def check_numbers(config) -> None:
 
 def check_batches(config, mesh) -> None:
     """Training batches that do not divide over devices and micro-batches."""
-    parts = mesh.size * config.optim.accumulate
-    what = f"parts ({mesh.size} devices x {config.optim.accumulate} micro-batches)"
+    split = sharding.batch_parts(mesh)
+    parts = split * config.optim.accumulate
+    what = f"parts ({split} of the mesh's data and fsdp x {config.optim.accumulate} micro-batches)"
     sharding.check_divides(config.train.batch_size, parts, "train.batch_size", what)

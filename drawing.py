@@ -7,6 +7,7 @@ import numpy as np
 import workdir as records
 from evaluation.images import to_uint8
 from experiment import Experiment
+from input_pipeline.batches import local_rows
 from training import sharding
 from training.metrics import write_atomic
 
@@ -52,14 +53,16 @@ def asked_condition(label: str | None, config, workdir, seeds) -> tuple[dict[str
 
 def draw(experiment: Experiment, config, params, seeds, condition: dict, settings, check=lambda: None) -> np.ndarray:
     """uint8 [n h w c]: image i of seeds[i] and the condition's i-th rows, in equal batches, the last padded."""
-    size = sharding.round_up(min(config.sampling.batch_size, len(seeds)), experiment.mesh.size)
+    mesh = experiment.mesh
+    size = sharding.round_up(min(config.sampling.batch_size, len(seeds)), sharding.batch_parts(mesh))
+    rows = local_rows(size, **sharding.batch_share(mesh))
     images = []
     for first in range(0, len(seeds), size):
         check()
-        part = np.arange(first, first + size).clip(max=len(seeds) - 1)
-        batch = {name: rows[part] for name, rows in condition.items()}
+        part = (first + rows).clip(max=len(seeds) - 1)
+        batch = {name: values[part] for name, values in condition.items()}
         batch["seeds"] = np.asarray(seeds, np.uint32)[part]
-        batch = sharding.put_batch(batch, experiment.mesh)
+        batch = sharding.put_batch(batch, mesh)
         drawn = experiment.sample(params, experiment.frozen(), batch.pop("seeds"), batch, settings)
         drawn = np.asarray(drawn)
         if not np.isfinite(drawn).all():

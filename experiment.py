@@ -17,10 +17,10 @@ from diffusion.times import TIMES, Times
 from diffusion.uncertainty import init_uncertainty, log_variance
 from input_pipeline import DATASETS, Source, evaluation_batches, train_batches
 from input_pipeline.batches import local_rows
-from input_pipeline.source import some
+from input_pipeline.source import empty_batch, some
 from models import MODELS
 from plans import build_sample, network_calls, plan_of, settings_of
-from training import ema, optim, sharding
+from training import ema, flops, optim, sharding
 from training.objective import Diffusion, diffusion_objective, validation_losses
 from training.state import TrainState, new_state
 from training.step import Update, make_train_step
@@ -35,7 +35,7 @@ class Experiment(NamedTuple):
     source: Callable[[str], Source]  # split -> its images
     batches: Callable[[int], Iterator[dict]]  # step -> the training batches from there on, on the devices
     frozen: Callable[[], Any]  # parameters that are not trained, loaded once; None where there are none
-    init: Callable[[], TrainState]  # jitted, laid out over the mesh
+    init: Callable[..., TrainState]  # (seed, lr), or the config's; jitted, laid out over the mesh
     abstract: TrainState  # shapes, types and shardings of the state
     train_step: Callable  # (state, frozen, batch) -> (state, sums)
     validation_loss: Callable  # (params, frozen, check) -> (mean, n)
@@ -44,13 +44,17 @@ class Experiment(NamedTuple):
     calls: Callable  # Settings -> network calls a sample; guidance makes each a double one
 
 
-def build(config) -> Experiment:
-    """Everything that can be refused without reading data or compiling is refused here, in one line."""
-    mesh = sharding.data_mesh()
+def build(config, mesh=None) -> Experiment:
+    """Everything that can be refused without reading data or compiling is refused here, in one line.
+
+    mesh: instead of config.mesh over all devices there are; one without devices gives shapes and sizes alone.
+    """
+    mesh = sharding.make_mesh(config.mesh.to_dict()) if mesh is None else mesh
     check_numbers(config)
     task = build_task(config)
     diffusion = build_diffusion(config)
     apply, init_network = build_network(config, task)
+    apply = sharding.gathering(mesh, apply)
     network_calls(settings_of(config), diffusion.initial.schedule)
     plan_of(config, settings_of(config), diffusion.initial.schedule)
 
@@ -60,14 +64,19 @@ def build(config) -> Experiment:
     averages = ema.rules(config.ema.decays, config.ema.warmup, config.ema.sigma_rels)
     update = Update(build_optimiser(config), averages)
     times = build_times(config, diffusion.initial.schedule)
-    init = functools.partial(new_state, init_params, update.optimiser, tuple(averages), config.seed, times.init)
-    whole = sharding.replicated(mesh)
-    abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), jax.eval_shape(init))
+    make_state = functools.partial(new_state, init_params, update.optimiser, tuple(averages), memory=times.init)
+    shapes = jax.eval_shape(make_state, np.uint32(config.seed))
+    placed, whole = sharding.layout(mesh, shapes, shapes.params), sharding.replicated(mesh)
+    sharding.check_used(mesh, shapes.params)
+    make_state = jax.jit(make_state, out_shardings=placed, compiler_options=RUNS_ONCE.get(jax.default_backend()))
     strata = config.train.batch_size if config.diffusion.stratified else 0
     objective = diffusion_objective(apply, task, diffusion.of, times, strata)
     train_step = make_train_step(objective, update, config.optim.accumulate)
     held_out_losses = validation_losses(apply, task, diffusion.of, times, config.evaluation.validation_draws)
     source = build_source(config)
+
+    def init(seed=config.seed, lr=config.optim.lr):
+        return make_state(np.uint32(seed), lr=np.float32(lr))
 
     def denoiser(params, frozen, cond):
         now = diffusion.of(params)
@@ -79,12 +88,12 @@ def build(config) -> Experiment:
         source=source,
         batches=functools.partial(device_batches, config, source, mesh),
         frozen=lambda: None,
-        init=jax.jit(init, out_shardings=whole, compiler_options=RUNS_ONCE.get(jax.default_backend())),
-        abstract=abstract,
-        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(whole, None)),
+        init=init,
+        abstract=sharding.laid_out(shapes, placed),
+        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(placed, whole)),
         validation_loss=build_validation(config, source, mesh, held_out_losses),
         denoiser=denoiser,
-        sample=build_sample(config, task, diffusion.of, denoiser),
+        sample=build_sample(config, task, diffusion.of, denoiser, whole),
         calls=lambda settings: network_calls(settings, diffusion.initial.schedule),
     )
 
@@ -198,7 +207,7 @@ def build_model(config, task: Task):
 
 def build_optimiser(config):
     section = config.optim
-    rate = optim.learning_rate_schedule(section.lr, section.warmup, section.decay_steps)
+    rate = optim.learning_rate_schedule(1.0, section.warmup, section.decay_steps)
     builder = choose(optim.OPTIMISERS, section.name, "optim.name")
     return optim.with_clipping(builder(rate, section.b1, section.b2, section.eps, section.weight_decay), section.clip)
 
@@ -233,34 +242,47 @@ def device_batches(config, source, mesh, start: int) -> Iterator[dict]:
         start,
         workers=config.data.workers,
         prefetch=config.data.prefetch,
-        **processes(),
+        **sharding.batch_share(mesh),
     )
     return (sharding.put_batch(batch, mesh) for batch in batches)
+
+
+def abstract_batch(config, mesh, rows: int) -> dict:
+    """Shapes, types and layout of a training batch of so many rows; no data is opened."""
+    batch = empty_batch(1, tuple(config.data.shape))
+    split = sharding.over_data(mesh)
+    return {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=split) for name, x in batch.items()}
+
+
+def model_flops(config) -> int:
+    """Operations of a train step by the model alone: without what remat computes twice, whatever the mesh."""
+    config = config.copy_and_resolve_references()
+    config.model.remat = "none"
+    built = build(config, sharding.abstract_mesh({"data": 1, "fsdp": 1, "tensor": 1}, 1))
+    batch = abstract_batch(config, built.mesh, config.train.batch_size)
+    return flops.count(jax.make_jaxpr(built.train_step)(built.abstract, jax.eval_shape(built.frozen), batch))
 
 
 def build_validation(config, source, mesh, losses_of: Callable) -> Callable:
     """-> validation_loss(params, frozen, check) -> (mean, n) over validation_images of the evaluation split."""
 
-    @jax.jit
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
     def totals(params, frozen, batch):
         losses = losses_of(params, frozen, batch, batch["index"])
         return jnp.where(batch["valid"], losses, 0).sum(), batch["valid"].sum()
 
     def validation_loss(params, frozen, check: Callable[[], None] = lambda: None) -> tuple[float, int]:
         held_out = some(source(config.data.eval_split), config.evaluation.validation_images)
-        size, sums = sharding.round_up(config.train.batch_size, mesh.size), np.zeros(2)
-        rows = local_rows(size, **processes())
-        for i, batch in enumerate(evaluation_batches(held_out, size, **processes())):
+        size, sums = sharding.round_up(config.train.batch_size, sharding.batch_parts(mesh)), np.zeros(2)
+        share = sharding.batch_share(mesh)
+        rows = local_rows(size, **share)
+        for i, batch in enumerate(evaluation_batches(held_out, size, **share)):
             check()
             batch["index"] = (i * size + rows).astype(np.uint32)
             sums += jax.device_get(totals(params, frozen, sharding.put_batch(batch, mesh)))
         return float(sums[0] / sums[1]), int(sums[1])
 
     return validation_loss
-
-
-def processes() -> dict[str, int]:
-    return {"process_index": jax.process_index(), "process_count": jax.process_count()}
 
 
 # Folded into the parameters' key: the initial values of what is learned beside the network.

@@ -1,6 +1,5 @@
 """The entry point: flags, devices, one call per mode. The logic is in modules that tests and notebooks import."""
 
-import difflib
 import os
 import sys
 from logging import ERROR, WARNING, Formatter
@@ -22,7 +21,11 @@ flags.DEFINE_string("sampler", None, "sample, evaluate: overrides config.samplin
 flags.DEFINE_integer("steps", None, "sample, evaluate: overrides config.sampling.steps.", lower_bound=1)
 flags.DEFINE_float("guidance", None, "sample, evaluate: overrides config.sampling.guidance.")
 flags.DEFINE_string("out", None, "sample, evaluate: where results go; default inside the workdir.")
-flags.DEFINE_string("compilation_cache", None, "Folder of compiled programs; default ~/.cache/langevin.")
+flags.DEFINE_string("compilation_cache", None, "Folder of compiled programs, or bucket; default ~/.cache/langevin.")
+flags.DEFINE_bool("distributed", True, "Join the other processes of a Cloud TPU slice, SLURM step or MPI world.")
+flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the environment does not say it.")
+flags.DEFINE_integer("num_processes", None, "With --coordinator: how many there are.", lower_bound=1)
+flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this is, from 0.", lower_bound=0)
 FLAGS = flags.FLAGS
 
 # Flags that say something in these modes alone; elsewhere a config key does.
@@ -34,11 +37,14 @@ ONLY_IN |= {"allow_config_change": ("train",)}
 def main(argv):
     set_up_devices()
     import modes  # after the devices are set up: importing it imports jax
+    import preflight
     from training.interrupt import Interrupted
     from training.loop import Diverged
 
     try:
         check_flags(argv)
+        preflight.check(preflight.places(FLAGS.config, FLAGS))
+        join_processes()
         modes.MODES[FLAGS.mode](FLAGS.config, FLAGS)
     except (ValueError, OSError, ImportError, Diverged) as error:
         fail(error)
@@ -67,6 +73,16 @@ def set_up_devices():
     logging.get_absl_handler().addFilter(ours_or_serious)
 
 
+def join_processes():
+    """All processes of this job become one; the first alone tells how it goes."""
+    from training import hosts
+
+    if FLAGS.distributed:
+        hosts.connect(FLAGS.coordinator, FLAGS.num_processes, FLAGS.process_id)
+        if not hosts.writes():
+            logging.set_verbosity(logging.WARNING)
+
+
 def ours_or_serious(record):
     """Lines of this code, warnings of libraries, and errors of Orbax, whose warnings are about its own options."""
     serious = ERROR if "orbax" in record.pathname else WARNING
@@ -82,7 +98,9 @@ def parse_flags(argv):
         define_config(argv)
         return FLAGS(argv)
     except (AttributeError, KeyError) as error:
-        fail(unknown_key(argv) or error)
+        from workdir import unknown_flag
+
+        fail(unknown_flag(argv) or error)
     except (flags.Error, TypeError, ValueError, OSError) as error:
         fail(error)
 
@@ -101,22 +119,6 @@ def define_config(argv):
         from workdir import read_config
 
         config_flags.DEFINE_config_dict("config", read_config(absolute(FLAGS.workdir)), lock_config=True)
-
-
-def unknown_key(argv):
-    """Which --config.KEY is not in configs/base.py, and what is near it; None if all are."""
-    from configs import base
-    from workdir import flatten
-
-    known = flatten(base.get_config())
-    keys = [word.lstrip("-").partition("=")[0] for word in argv[1:]]
-    for key in (key.removeprefix("config.") for key in keys if key.startswith("config.")):
-        if key not in known:
-            section = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]
-            near = difflib.get_close_matches(key, section, n=3, cutoff=0.8) or section
-            near = near or sorted({name.partition(".")[0] for name in known if "." in name})
-            return f"config key {key!r} is unknown; did you mean {', '.join(near)}?"
-    return None
 
 
 def fail(error):

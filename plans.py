@@ -89,10 +89,13 @@ def network_calls(settings: Settings, schedule: Schedule) -> int:
     return named(SAMPLERS, settings.sampler, "sampling.sampler", schedule).calls(times)
 
 
-def build_sample(config, task: Task, diffusion_of: Callable[[Any], Diffusion], denoiser) -> Callable:
-    """-> sample(params, frozen, seeds, cond, settings) -> images: one program for each Plan, whatever the numbers."""
+def build_sample(config, task: Task, diffusion_of: Callable[[Any], Diffusion], denoiser, layout) -> Callable:
+    """-> sample(params, frozen, seeds, cond, settings) -> images: one program for each Plan, whatever the numbers.
 
-    @functools.partial(jax.jit, static_argnames="plan")
+    layout: the sharding of the images, whole on every process that is to read them.
+    """
+
+    @functools.partial(jax.jit, static_argnames="plan", out_shardings=layout)
     def program(params, frozen, seeds, cond, times, numbers, plan: Plan):
         keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING))(seeds)
         schedule, denoise = diffusion_of(params).schedule, denoiser(params, frozen, cond)

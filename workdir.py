@@ -1,6 +1,7 @@
 """What a run leaves beside its checkpoints: config.json, run.json, and the check that a resume means the same run."""
 
 import datetime
+import difflib
 import fcntl
 import json
 import os
@@ -13,6 +14,7 @@ from etils import epath
 from ml_collections import ConfigDict
 
 from configs import base
+from training import hosts
 from training.metrics import write_json
 
 # Keys that shape the result; a resume must agree on them. Those under FREE are about where and how fast, not what.
@@ -33,7 +35,7 @@ PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "numpy", "scik
 
 def lock(workdir: str):
     """Keeps other trainings out of a local workdir while the returned file is open; a kill opens it again."""
-    if "://" in os.fspath(workdir):
+    if "://" in os.fspath(workdir) or not hosts.writes():
         return None
     os.makedirs(workdir, exist_ok=True)
     file = open(os.path.join(workdir, ".lock"), "w")
@@ -54,6 +56,22 @@ def flatten(config, prefix: str = "") -> dict:
         else:
             flat[prefix + key] = list(value) if isinstance(value, tuple | list) else value
     return flat
+
+
+def unknown_flag(argv: list[str]) -> str | None:
+    """What to say of the first --config.KEY that is not in configs/base.py; None if all are."""
+    known = flatten(base.get_config())
+    keys = [word.lstrip("-").partition("=")[0] for word in argv[1:]]
+    keys = [key.removeprefix("config.") for key in keys if key.startswith("config.")]
+    return next((unknown_key(key, known) for key in keys if key not in known), None)
+
+
+def unknown_key(key: str, known: dict) -> str:
+    """What to say of a dotted config key that is not among the known ones: what is near it."""
+    section = [name for name in known if name.partition(".")[0] == key.partition(".")[0]]
+    near = difflib.get_close_matches(key, section, n=3, cutoff=0.8) or section
+    near = near or sorted({name.partition(".")[0] for name in known if "." in name})
+    return f"config key {key!r} is unknown; did you mean {', '.join(near)}?"
 
 
 def read_json(path):

@@ -54,7 +54,7 @@ def get_config():
     config.model.scale_shift = False  # the embedding scales and shifts the norm (ADM), or is added (DDPM)
     config.model.resample = "conv"  # by convolutions (DDPM), or 'block', inside residual blocks (ADM)
     config.model.convention = "ddpm"  # of embedding, norm epsilon and initialisers: 'ddpm' or 'adm'
-    config.model.remat = False  # recompute each block in the backward pass: less memory, about a third more time
+    config.model.remat = "none"  # what the backward pass recomputes: 'dots' (norms, nonlinearities), 'blocks' (all)
     config.model.dtype = "float32"  # of the network's arithmetic; parameters stay float32. 'bfloat16' on accelerators
 
     config.diffusion = ConfigDict()
@@ -66,8 +66,13 @@ def get_config():
     config.diffusion.times = "uniform"  # logit_normal(mean=0.0, std=1.0), log_normal(..) (EDM), importance (iDDPM)
     config.diffusion.stratified = False  # one time in each of batch_size equal parts of their distribution
 
+    config.mesh = ConfigDict()  # sizes of the axes over which devices are laid; -1 is what is left (docs/pods.md)
+    config.mesh.data = -1  # copies of the parameters; the batch is split
+    config.mesh.fsdp = 1  # the batch is split, and so are large parameters, averages and optimiser state
+    config.mesh.tensor = 1  # attention heads and wide layers are split; the batch is not
+
     config.optim = ConfigDict()
-    config.optim.name = "adam"
+    config.optim.name = "adam"  # adamw; or adafactor, factored, of optax's own b1, b2 and eps
     config.optim.lr = 2e-4
     config.optim.warmup = 5000  # steps of linear rise from 0
     config.optim.decay_steps = 0  # > 0: cosine from the peak to 0, ending at this step
@@ -98,6 +103,7 @@ def get_config():
     config.log.every = 100
     config.log.samples_every = 5000  # a grid of samples
     config.log.validation_every = 5000  # validation loss
+    config.log.wandb = ""  # a project of Weights & Biases that gets the metrics too; needs wandb
     config.log.profile_from = 0  # > 0: trace this and the next 5 steps into the workdir's profile/
 
     config.sampling = ConfigDict()

@@ -23,3 +23,10 @@ def get_config(arg=""):
     config.sampling.update(sampler="ddim(eta=0.0)", steps=50, guidance=1.2, batch_size=250)
     config.evaluation.update(evaluators=("validation_loss", "small_images"), samples=1000)
     return base.tiny(config) if word.tiny else config
+
+
+def sweep():
+    """12 cells: three learning rates, four seeds each. python -m tools.sweep --config=configs/digits.py --workdir=W"""
+    for lr in (1e-3, 2e-3, 4e-3):
+        for seed in range(4):
+            yield {"optim.lr": lr, "seed": seed}

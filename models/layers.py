@@ -7,6 +7,7 @@ attention its softmax, in float32 whatever the dtype. Images are b h w c; an emb
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -110,6 +111,16 @@ class Style:
             return dict(kernel_init=nn.initializers.zeros, bias_init=nn.initializers.zeros)
         convention = self.convention
         return dict(kernel_init=convention.kernel_init, bias_init=convention.bias_init(fan_in))
+
+
+def heavy(primitive, *_, **__) -> bool:
+    """The results that REMAT['dots'] keeps: of what costs arithmetic."""
+    return primitive.name in ("dot_general", "conv_general_dilated")
+
+
+# What of each block the backward pass computes again rather than keeps: nothing, all but the block's input, or norms
+# and nonlinearities (all that is not a matrix product or a convolution).
+REMAT = {"none": lambda block: block, "blocks": nn.remat, "dots": partial(nn.remat, policy=heavy)}
 
 
 def same(x):

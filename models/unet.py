@@ -5,7 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.layers import CONVENTIONS, Attention, ResBlock, Style, double, halve, same
+from models.layers import CONVENTIONS, REMAT, Attention, ResBlock, Style, double, halve, same
 
 
 class UNet(nn.Module):
@@ -22,7 +22,7 @@ class UNet(nn.Module):
     convention: 'ddpm' or 'adm': sinusoid, norm eps, initialisers, padding (layers.CONVENTIONS).
     num_labels: rows of the label embedding, that of a null label included. 0: no labels.
     groups: of every norm.
-    remat: recompute each block in the backward pass, for memory.
+    remat: what the backward pass recomputes, for memory: 'none', 'dots' or 'blocks' (layers.REMAT).
     dtype: what the blocks compute in, 'float32' or 'bfloat16'. Parameters, norm statistics, the
         noise level's embedding and the output layer are float32 in both.
 
@@ -43,7 +43,7 @@ class UNet(nn.Module):
     num_labels: int = 0
     dropout: float = 0.0
     groups: int = 32
-    remat: bool = False
+    remat: str = "none"
     dtype: str = "float32"
 
     def __post_init__(self):
@@ -117,7 +117,7 @@ class UNet(nn.Module):
 
     @nn.nowrap
     def _resnet(self, emb, train, name, x, width, resample=same):
-        block = nn.remat(ResBlock) if self.remat else ResBlock
+        block = REMAT[self.remat](ResBlock)
         dropout = self.dropout if train else 0.0
         return block(self._style, width, self.scale_shift, dropout, resample, name=name)(x, emb)
 
@@ -126,7 +126,7 @@ class UNet(nn.Module):
         """Attention, in the middle (no size) and at the sizes that have it; x itself elsewhere."""
         if size not in (None, *self.attention):
             return x
-        block = nn.remat(Attention) if self.remat else Attention
+        block = REMAT[self.remat](Attention)
         return block(self._style, self._heads(x.shape[-1]), name=name)(x)
 
     @nn.nowrap
@@ -150,6 +150,7 @@ CHOICES = {
     "resample": ("conv", "block"),
     "convention": tuple(CONVENTIONS),
     "dtype": ("float32", "bfloat16"),
+    "remat": tuple(REMAT),
 }
 
 LEAST = dict(size=1, out_channels=1, channels=4, blocks=1, num_heads=1, groups=1)

@@ -3,63 +3,94 @@
 import functools
 import json
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
 from absl import logging
 from clu import parameter_overview
 from etils import epath
+from ml_collections import ConfigDict
 
 import drawing
 import workdir as records
 from checks import check_batches
 from evaluation.images import make_grid, save_png
-from experiment import Experiment, build
+from experiment import Experiment, build, model_flops
 from input_pipeline import facts
 from modes.evaluate import check_evaluators
 from plans import settings_of
-from training import ema, posthoc
+from training import ema, hosts, posthoc
 from training.checkpoint import Checkpoints, absolute
+from training.chips import chip_of
 from training.loop import Hook, Options
 from training.loop import train as run_loop
 from training.metrics import Silent, Writer, write_json
 from training.objective import METRIC_LABELS
+from training.state import TrainState
+from training.trackers import All, Wandb
 from training.warm_start import warm_start
+
+
+class Run(NamedTuple):
+    """A training that is set up: all that lies between its config and its first step."""
+
+    config: ConfigDict
+    workdir: epath.Path
+    state: TrainState
+    start: int
+    checkpoints: Checkpoints
+    writer: Writer
+    hooks: tuple[Hook, ...]
+    options: Options
+    held: object  # the workdir's lock, held as long as this is
 
 
 def train(config, flags) -> None:
     """Trains to config.train.steps, from the workdir's latest checkpoint if it has one."""
     began = time.perf_counter()
-    workdir = epath.Path(absolute(flags.workdir))
     experiment = build(config)
+    run = begin(config, experiment, epath.Path(absolute(flags.workdir)), flags.allow_config_change)
+    parameters = parameter_overview.count_parameters(run.state.params)
+    seconds = time.perf_counter() - began
+    logging.info(
+        "%s parameters, step %d to %d, set up in %.1f s", f"{parameters:,}", run.start, config.train.steps, seconds
+    )
+    run_loop(
+        run.state,
+        experiment.frozen(),
+        experiment.train_step,
+        experiment.batches(run.start),
+        run.checkpoints,
+        run.writer,
+        run.workdir,
+        run.hooks,
+        run.options,
+    )
+    finish(run, experiment)
+
+
+def begin(config, experiment: Experiment, workdir, allow_config_change: bool = False) -> Run:
+    """Takes the workdir, restores or makes the state, and records the start. Raises ValueError in one line."""
     check_batches(config, experiment.mesh)
     check_evaluators(config)
     data = facts(experiment.source(config.data.train_split))
     if config.log.validation_every:
         experiment.source(config.data.eval_split)  # a split that is not there is found now
-    held = records.lock(workdir)  # noqa: F841  as long as this function runs
+    held = records.lock(workdir)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
-    changed = check_run(config, workdir, checkpoints, data, flags.allow_config_change)
+    changed = check_run(config, workdir, checkpoints, data, allow_config_change)
     state, start = first_state(config, experiment, checkpoints)
     posthoc.drop_snapshots_after(workdir, start)
-    if start < config.train.steps:
+    if start < config.train.steps and hosts.writes():
         (workdir / "done.json").unlink(missing_ok=True)
     records.write_config(workdir, config)
     records.record_start(workdir, mode="train", step=start, changed=changed, data=data)
 
-    writer = Writer(workdir, step=start) if jax.process_index() == 0 else Silent()
+    writer = open_writer(config, workdir, start)
     writer.write_hparams(records.flatten(config))
     table = parameter_overview.get_parameter_overview(state.params, include_stats=False)
     writer.write_texts(start, {"parameters": table})
-    parameters = parameter_overview.count_parameters(state.params)
-    seconds = time.perf_counter() - began
-    logging.info(
-        "%s parameters, step %d to %d, set up in %.1f s",
-        f"{parameters:,}",
-        start,
-        config.train.steps,
-        seconds,
-    )
     options = Options(
         steps=config.train.steps,
         batch_size=config.train.batch_size,
@@ -68,19 +99,37 @@ def train(config, flags) -> None:
         max_skipped=config.optim.max_skipped,
         profile_from=config.log.profile_from,
         metric_labels=METRIC_LABELS,
+        **model_speed(config),
     )
     hooks = (
         sample_hook(config, experiment, workdir, writer),
         validation_hook(config, experiment, workdir, writer),
         posthoc.snapshot_hook(workdir, config.ema.snapshot_every, config.ema.sigma_rels),
     )
-    batches = experiment.batches(start)
-    run_loop(state, experiment.frozen(), experiment.train_step, batches, checkpoints, writer, workdir, hooks, options)
-    writer.close()
-    checkpoints.close()
-    skipped = experiment.source(config.data.train_split).skipped()
-    write_json(workdir / "done.json", {"steps": config.train.steps, "at": records.now(), "skipped_images": skipped})
-    logging.info("done: %d steps, everything lies in %s", config.train.steps, workdir)
+    return Run(config, workdir, state, start, checkpoints, writer, hooks, options, held)
+
+
+def open_writer(config, workdir, start: int):
+    """Where metrics go: the workdir, and a project of Weights & Biases where the config names one."""
+    if not hosts.writes():
+        return Silent()
+    writer = Writer(workdir, step=start)
+    return All(writer, Wandb(config.log.wandb, workdir)) if config.log.wandb else writer
+
+
+def model_speed(config) -> dict:
+    """What MFU takes, on chips whose peak is published; tracing for it costs seconds, so not on a CPU."""
+    chip = chip_of(jax.devices()[0].device_kind)
+    return {"flops": model_flops(config), "peak_flops": chip.flops * jax.device_count()} if chip else {}
+
+
+def finish(run: Run, experiment: Experiment) -> None:
+    """Closes what is open and says in done.json that the run is complete."""
+    run.writer.close()
+    run.checkpoints.close()
+    steps, skipped = run.config.train.steps, experiment.source(run.config.data.train_split).skipped()
+    write_json(run.workdir / "done.json", {"steps": steps, "at": records.now(), "skipped_images": skipped})
+    logging.info("done: %d steps, everything lies in %s", steps, run.workdir)
 
 
 def check_run(config, workdir, checkpoints: Checkpoints, data: dict, allow: bool) -> dict:
@@ -102,9 +151,11 @@ def first_state(config, experiment: Experiment, checkpoints: Checkpoints):
     if step is not None:
         logging.info("resuming from checkpoint %d", step)
         state = checkpoints.restore(step, experiment.abstract)
-        seed = jax.device_put(np.uint32(config.seed), experiment.abstract.extra["seed"].sharding)
-        return state.replace(extra=state.extra | {"seed": seed}), step  # another only by --allow_config_change
-    state = experiment.init()
+        numbers = {"seed": np.uint32(config.seed), "lr": np.float32(config.optim.lr)}
+        where = experiment.abstract.extra["seed"].sharding
+        extra = state.extra | jax.device_put(numbers, where)  # others only by --allow_config_change
+        return state.replace(extra=extra), step
+    state = experiment.init(config.seed, config.optim.lr)
     if config.init_from:
         state = warm_start(state, config.init_from, config.init_weights, config.init_pattern)
     return state, 0

@@ -1,6 +1,8 @@
 """The training loop: steps, and between them metrics, checkpoints and hooks. It knows nothing of what is trained."""
 
 import collections
+import contextlib
+import resource
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -9,6 +11,7 @@ import jax
 import numpy as np
 from absl import logging
 
+from training import hosts
 from training.checkpoint import Checkpoints
 from training.interrupt import Interrupt, Interrupted
 from training.metrics import Writer, write_json
@@ -32,6 +35,8 @@ class Options(NamedTuple):
     checkpoint_every: int
     max_skipped: int
     profile_from: int = 0
+    flops: int = 0  # of a step by the model; 0 where it is not to be told
+    peak_flops: float = 0.0  # a second, of all devices; 0 where it is not known
     metric_labels: dict[str, tuple[str, ...]] = {}  # names of the entries of metrics that are vectors
 
 
@@ -71,7 +76,8 @@ def train(
             for step in range(start, options.steps):
                 profile.before(step, state)
                 with jax.profiler.StepTraceAnnotation("train", step_num=step):
-                    batch = next(batches)
+                    with report.waiting():
+                        batch = next(batches)
                     with jax.transfer_guard("disallow"):
                         state, sums = train_step(state, frozen, batch)
                 done = step + 1
@@ -79,6 +85,7 @@ def train(
                 in_flight.append(sums)
                 if len(in_flight) > IN_FLIGHT:
                     jax.block_until_ready(in_flight.popleft())
+                    report.completed()
 
                 last = done == options.steps
                 if done % options.log_every == 0 or last or done == start + 1:
@@ -105,7 +112,7 @@ def run_hooks(hooks, step: int, state, check, resumed: bool = False, last: bool 
     """Those that are due. At a start, only what an interruption left undone."""
     for hook in hooks:
         due = hook.every and step and (step % hook.every == 0 or last)
-        if due and not (resumed and hook.done(step)):
+        if due and not (resumed and hosts.agreed(hook.done(step))):
             hook.run(step, state, check)
 
 
@@ -134,22 +141,47 @@ class Report:
 
     def __init__(self, writer: Writer, workdir, step: int, options: Options):
         self.writer, self.workdir, self.options = writer, workdir, options
-        self.window, self.since, self.step = [], time.perf_counter(), step
-        self.first = step + 1
+        self.first, self.out = step + 1, 0.0
+        self.begin(step)
+
+    def begin(self, step: int) -> None:
+        """The next window."""
+        self.window, self.since, self.step = [], self.now(), step
+        self.waited, self.ends = 0.0, []
+
+    def now(self) -> float:
+        """Seconds of training: the clock stands still while `paused`."""
+        return time.perf_counter() - self.out
 
     def add(self, sums) -> None:
         self.window.append(sums)
 
+    def completed(self) -> None:
+        """A step has left the device."""
+        self.ends.append(self.now())
+
+    @contextlib.contextmanager
     def paused(self):
         """A context whose time does not count as training."""
-        return Paused(self)
+        began = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.out += time.perf_counter() - began
+
+    @contextlib.contextmanager
+    def waiting(self):
+        """A context whose time is spent waiting for input."""
+        began = self.now()
+        yield
+        self.waited += self.now() - began
 
     def write(self, step: int) -> None:
         """Reads the window, writes its means and speed, and starts the next. Raises Diverged."""
         if not self.window:
             return
         window = jax.device_get(self.window)
-        seconds = time.perf_counter() - self.since
+        seconds = self.now() - self.since
         scalars = means(window, self.options.metric_labels)
         in_a_row = max(int(sums["skipped_in_a_row"][0]) for sums in window)
         scalars["skipped_in_a_row"] = in_a_row
@@ -157,16 +189,30 @@ class Report:
         if step == self.first:
             scalars["first_step_seconds"] = seconds
         else:
-            scalars["images_per_second"] = self.options.batch_size * (step - self.step) / seconds
+            scalars |= self.speed(step - self.step, seconds)
+        scalars |= memory()
         self.writer.write_scalars(step, scalars)
         self.writer.flush()
         self._tell(step, scalars, seconds)
-        self.window, self.since, self.step = [], time.perf_counter(), step
+        self.begin(step)
         if in_a_row >= self.options.max_skipped:
             raise Diverged(
                 f"{in_a_row} non-finite gradients in a row by step {step} (window {step - len(window) + 1} to {step}); "
                 "lower optim.lr, or look at the data"
             )
+
+    def speed(self, steps: int, seconds: float) -> dict[str, float]:
+        """How fast the window's steps were, and what they waited for. MFU where the chip's peak is known."""
+        options = self.options
+        found = {"images_per_second": options.batch_size * steps / seconds, "input_wait": self.waited / seconds}
+        if len(self.ends) > 1:
+            names = ("step_seconds/median", "step_seconds/p95", "step_seconds/most")
+            found |= dict(zip(names, map(float, np.quantile(np.diff(self.ends), (0.5, 0.95, 1.0)))))
+        if options.flops:
+            found["flops_per_second"] = options.flops * steps / seconds
+        if options.flops and options.peak_flops:
+            found["mfu"] = found["flops_per_second"] / options.peak_flops
+        return found
 
     def _tell(self, step: int, scalars: dict, seconds: float) -> None:
         left = (self.options.steps - step) * seconds / max(step - self.step, 1)
@@ -177,17 +223,11 @@ class Report:
         write_json(self.workdir / "heartbeat.json", {"step": step, "time": time.time(), **scalars})
 
 
-class Paused:
-    """Moves a report's clock on by the time spent inside."""
-
-    def __init__(self, report: Report):
-        self.report = report
-
-    def __enter__(self):
-        self.began = time.perf_counter()
-
-    def __exit__(self, *exception):
-        self.report.since += time.perf_counter() - self.began
+def memory() -> dict[str, float]:
+    """The most that this process has held, in bytes: on the host, and on its first device where that counts."""
+    stats = jax.local_devices()[0].memory_stats() or {}
+    device = {"device_memory_peak": float(stats["peak_bytes_in_use"])} if "peak_bytes_in_use" in stats else {}
+    return device | {"host_memory_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0}
 
 
 def means(window: list[dict], labels: dict[str, tuple[str, ...]]) -> dict[str, float]:

@@ -19,6 +19,8 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from training import hosts
+
 
 @contextlib.contextmanager
 def one_line(path: epath.PathLike) -> Iterator[None]:
@@ -39,7 +41,12 @@ def in_bucket(path: epath.PathLike) -> bool:
 
 
 def write_atomic(path: epath.PathLike, data: bytes) -> None:
-    """Writes the whole file or leaves the old one, whatever kills the process in between."""
+    """Writes the whole file or leaves the old one, whatever kills the process in between.
+
+    Of several processes (training/hosts.py) the first writes, and the others do nothing.
+    """
+    if not hosts.writes():
+        return
     path = epath.Path(path)
     with one_line(path):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -29,4 +29,15 @@ def adamw(rate, b1, b2, eps, weight_decay):
     return optax.adamw(rate, b1, b2, eps, weight_decay=weight_decay)
 
 
-OPTIMISERS: dict[str, Callable[..., optax.GradientTransformation]] = {"adam": adam, "adamw": adamw}
+def adafactor(rate, b1, b2, eps, weight_decay):
+    """Second moments as rows and columns (Shazeer and Stern 2018, arXiv 1804.04235); optax's defaults, no momentum."""
+    if weight_decay:
+        raise ValueError(f"optim.weight_decay={weight_decay} has no place in adafactor; use optim.name=adamw, or 0")
+    return optax.adafactor(rate)
+
+
+OPTIMISERS: dict[str, Callable[..., optax.GradientTransformation]] = {
+    "adam": adam,
+    "adamw": adamw,
+    "adafactor": adafactor,
+}

@@ -19,7 +19,7 @@ class TrainState:
     params: Params
     ema: dict[str, Params]  # by name
     opt_state: optax.OptState
-    extra: dict[str, Any]  # seed, skipped, skipped_in_a_row, and the objective's memory where it has one
+    extra: dict[str, Any]  # seed, lr, skipped, skipped_in_a_row, and the objective's memory where it has one
 
 
 def new_state(
@@ -28,8 +28,12 @@ def new_state(
     ema_names: tuple[str, ...],
     seed: int,
     memory: Callable[[], dict] = dict,
+    lr: float = 1.0,
 ) -> TrainState:
-    """The state before the first step: `init(key)` makes the parameters; every average starts as a copy of them."""
+    """The state before the first step: `init(key)` makes the parameters; every average starts as a copy of them.
+
+    Seed and learning rate are in it, and what is compiled does not depend on them: a sweep over them compiles once.
+    """
     params = init(jax.random.fold_in(jax.random.key(seed), INIT))
     zero = jnp.zeros((), jnp.int32)
     remembered = {"memory": memory()} if memory() else {}
@@ -38,7 +42,7 @@ def new_state(
         params=params,
         ema={name: jax.tree.map(jnp.copy, params) for name in ema_names},
         opt_state=optimiser.init(params),
-        extra={"seed": jnp.uint32(seed), "skipped": zero, "skipped_in_a_row": zero} | remembered,
+        extra={"seed": jnp.uint32(seed), "lr": jnp.float32(lr), "skipped": zero, "skipped_in_a_row": zero} | remembered,
     )
 
 

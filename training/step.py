@@ -31,7 +31,7 @@ class Objective(NamedTuple):
 class Update(NamedTuple):
     """How a gradient becomes the next state."""
 
-    optimiser: optax.GradientTransformation
+    optimiser: optax.GradientTransformation  # at a peak learning rate of 1, which state.extra['lr'] multiplies
     averages: dict[str, ema.Rule]  # by name
 
 
@@ -98,6 +98,7 @@ def apply_update(state: TrainState, gradient, update: Update) -> tuple[TrainStat
     norm = optax.global_norm(gradient)
     finite = jnp.isfinite(norm)  # one number for all leaves: a test of each leaf compiles ten times as long
     updates, opt_state = update.optimiser.update(gradient, state.opt_state, state.params)
+    updates = jax.tree.map(lambda update: state.extra["lr"] * update, updates)
     params = optax.apply_updates(state.params, updates)
     taken = state.step - state.extra["skipped"]
     averages = ema.update_all(state.ema, params, update.averages, taken)
