@@ -7,9 +7,8 @@ written by all, each its own part, so that the workdir is one that all see.
 import glob
 import importlib.util
 import os
+import sys
 from collections.abc import Mapping
-
-import jax
 
 
 def connect(coordinator: str | None, num_processes: int | None, process_id: int | None) -> None:
@@ -18,6 +17,8 @@ def connect(coordinator: str | None, num_processes: int | None, process_id: int 
     They are found by the three arguments (all or none), or by the environment: a Cloud TPU VM, a SLURM step or an Open
     MPI world of several tasks, or JAX_COORDINATOR_ADDRESS. Raises ValueError, in one line, when they cannot be.
     """
+    import jax  # not above: small files are written without it
+
     asked = (coordinator, num_processes, process_id)
     if any(word is not None for word in asked) and None in asked:
         raise ValueError(
@@ -47,11 +48,16 @@ def on_tpu_vm() -> bool:
 
 def writes() -> bool:
     """Whether this process is the one that writes what all share."""
-    return not jax.distributed.is_initialized() or jax.process_index() == 0  # so that tools touch no device
+    jax = sys.modules.get(
+        "jax"
+    )  # without it a process is alone; asked of what has joined no others, it takes no device
+    return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
 def agreed(answer: bool) -> bool:
     """Process 0's answer, on all: two that look at one file system may see it at different times."""
+    import jax
+
     if jax.process_count() == 1:
         return answer
     from jax.experimental import multihost_utils
