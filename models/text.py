@@ -18,6 +18,7 @@ A frozen encoder's parameters are an argument of every program, `frozen`, read o
 `module`, which the network holds as a submodule and calls as module(tokens, mask) -> [b l d].
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -26,13 +27,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-
-class Tokens(NamedTuple):
-    """Prompts as numbers. cut: the prompts that were longer than the length, which lost their end."""
-
-    tokens: np.ndarray  # int32 [n l]
-    mask: np.ndarray  # bool [n l]
-    cut: np.ndarray  # bool [n]
+from models import hf_weights, huggingface, t5
+from models.tokenizers import BYTE_TOKENS, Tokens, byte_tokenizer, sentencepiece_tokenizer
 
 
 class TextEncoder(NamedTuple):
@@ -68,3 +64,57 @@ def condition(encoder: TextEncoder, params, batch: dict[str, jax.Array]) -> dict
 def no_text(cond: dict[str, jax.Array]) -> dict[str, jax.Array]:
     """The text part of a cond -> that of no text, of the same shapes and types."""
     return jax.tree.map(jnp.zeros_like, cond)
+
+
+def byte_encoder(
+    *, length: int, width: int = 128, layers: int = 2, heads: int = 4, dtype: str = "float32"
+) -> TextEncoder:
+    """UTF-8 bytes through a small T5, learned with the network: no weights, no tokenizer, any script."""
+    checked_length(length)
+    if min(width, layers, heads) < 1 or width % heads:
+        raise ValueError(f"width={width}, layers={layers} and heads={heads}: positive, and heads divide the width")
+    size = t5.Size(width, 4 * width, heads, width // heads, layers, BYTE_TOKENS)
+    module = t5.T5Encoder(size, checked_dtype(dtype))
+    return TextEncoder(byte_tokenizer(length), width, length, module=module)
+
+
+def t5_encoder(*, path: str, length: int = 128, dtype: str = "bfloat16") -> TextEncoder:
+    """The frozen T5 v1.1 encoder of a Hugging Face folder. dtype: of its parameters and its products."""
+    checked_length(length)
+    dtype = checked_dtype(dtype)
+    size = t5.size_of(hf_weights.read_config(path))
+    module = t5.T5Encoder(size, dtype)
+    tokenise = functools.cache(lambda: sentencepiece_tokenizer(path, length))
+
+    def load(shardings=None):
+        found, abstract = hf_weights.tensors(path), t5.abstract_params(size)
+        return hf_weights.load(found, t5.PUBLISHED, abstract, shardings, dtype, t5.NOT_ENCODER)
+
+    def encode(params, tokens, mask):
+        # An accelerator's default for float32 is a product of bfloat16s.
+        with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
+            return module.apply({"params": params}, tokens, mask)
+
+    return TextEncoder(lambda prompts: tokenise()(prompts), size.width, length, load, encode)
+
+
+def hf_encoder(*, path: str, length: int) -> TextEncoder:
+    """Any encoder of a Hugging Face folder, frozen, through transformers and torch on the host: CLIP, BERT, ..."""
+    checked_length(length)
+    config = hf_weights.read_config(path)
+    width, encode = huggingface.width_of(config, length), huggingface.encode(path, config.get("model_type"))
+    return TextEncoder(huggingface.tokenizer(path, length), width, length, encode=encode, traced=False)
+
+
+def checked_length(length: int) -> None:
+    if length < 1:
+        raise ValueError(f"length={length} must be 1 or more tokens")
+
+
+def checked_dtype(dtype: str):
+    if dtype not in ("float32", "bfloat16"):
+        raise ValueError(f"dtype={dtype!r} must be float32 or bfloat16; float16 overflows")
+    return jnp.dtype(dtype)
+
+
+TEXT_ENCODERS: dict[str, Callable[..., TextEncoder]] = {"bytes": byte_encoder, "t5": t5_encoder, "hf": hf_encoder}
