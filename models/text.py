@@ -19,6 +19,7 @@ A frozen encoder's parameters are an argument of every program, `frozen`, read o
 """
 
 import functools
+import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -102,7 +103,8 @@ def hf_encoder(*, path: str, length: int) -> TextEncoder:
     """Any encoder of a Hugging Face folder, frozen, through transformers and torch on the host: CLIP, BERT, ..."""
     checked_length(length)
     config = hf_weights.read_config(path)
-    width, encode = huggingface.width_of(config, length), huggingface.encode(path, config.get("model_type"))
+    width, path = huggingface.width_of(config, length), os.path.expanduser(path)
+    encode = huggingface.encode(path, config.get("model_type"))
     return TextEncoder(huggingface.tokenizer(path, length), width, length, encode=encode, traced=False)
 
 
