@@ -19,27 +19,18 @@ import numpy as np
 from absl import flags
 
 from models import safetensors, torch_files
+from tools import command
 
 WHOLE, INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
 BESIDE = ("*.json", "spiece.model", "*.txt")  # config and tokenizer
 
 
-def parse_flags(argv: list[str]) -> dict:
-    """The options by name; ValueError or flags.Error for what is unknown or lacks."""
-    found = flags.FlagValues()  # its own: several tools in one process keep their names
-    add = {"flag_values": found}
+def define(add: dict) -> None:
     flags.DEFINE_string("input", None, "The folder with pytorch_model.bin.", required=True, **add)
     flags.DEFINE_string("output", None, "Where to write; default the same folder.", **add)
     flags.DEFINE_string("keep", "", "A regular expression, searched in tensor names; default all.", **add)
     flags.DEFINE_enum("dtype", "", ["", "float32", "bfloat16"], "Default: as stored.", **add)
     flags.DEFINE_string("sha256", None, "That pytorch_model.bin must have.", **add)
-    if "--help" in argv:
-        print(__doc__, found.get_help(), sep="\n")
-        sys.exit()
-    unknown = found(argv)[1:]
-    if unknown:
-        raise ValueError(f"unexpected argument {unknown[0]!r}; every option is a flag, --name=value")
-    return found.flag_values_dict()
 
 
 def kept(tensors: dict, keep: str, dtype: str) -> dict:
@@ -74,6 +65,7 @@ def check_same(target: Path, found: dict) -> None:
 def convert(source: str, output: str, keep: str = "", dtype: str = "", sha256: str | None = None) -> int:
     """Convert a folder; bytes of the numbers. ValueError where it has no weights of torch's, or one is refused."""
     source, output = Path(source).expanduser(), Path(output).expanduser()
+    check_pattern(keep)
     output.mkdir(parents=True, exist_ok=True)
     if (source / INDEX).is_file():
         total = convert_shards(source, output, keep, dtype)
@@ -85,6 +77,13 @@ def convert(source: str, output: str, keep: str = "", dtype: str = "", sha256: s
         raise ValueError(f"--keep={keep!r} matches no tensor of {source}")
     copy_beside(source, output)
     return total
+
+
+def check_pattern(keep: str) -> None:
+    try:
+        re.compile(keep)
+    except re.error as error:
+        raise ValueError(f"--keep={keep!r} is no regular expression: {error}") from None
 
 
 def convert_shards(source: Path, output: Path, keep: str, dtype: str) -> int:
@@ -110,16 +109,14 @@ def copy_beside(source: Path, output: Path) -> None:
             shutil.copyfile(file, output / file.name)
 
 
+def act(options: dict) -> str:
+    source = options.pop("input")
+    output = options.pop("output") or source
+    return f"{convert(source, output, **options) / 1e9:.2f} GB of weights: {output}"
+
+
 def main(argv: list[str]) -> None:
-    try:
-        options = parse_flags(argv)
-        source = options.pop("input")
-        output = options.pop("output") or source
-        total = convert(source, output, **options)
-    except (flags.Error, ValueError, OSError, re.error) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
-    print(f"{total / 1e9:.2f} GB of weights: {output}")
+    command.run(argv, __doc__, define, act)
 
 
 if __name__ == "__main__":
