@@ -1,5 +1,6 @@
 """Captions reach batches whole; which of several is a function of (seed, position); what lacks is counted and named."""
 
+import io
 import itertools
 import json
 import logging
@@ -152,3 +153,43 @@ def test_packed_captions(folder, tmp_path, kind, memory_limit):
     np.testing.assert_array_equal(batch["image"][:10, 0, 0, 0], np.arange(10))
     with pytest.raises(ValueError, match="2 of 12 images in .* have no caption; pack a set with captions"):
         build("arrayrecord", tmp_path / "out")
+
+
+@pytest.fixture
+def coco(tmp_path):
+    """A set of tensorflow-datasets in the form of coco_captions; the last image has no caption."""
+    tfds = pytest.importorskip("tensorflow_datasets")
+
+    class LangevinCaptions(tfds.core.GeneratorBasedBuilder):
+        VERSION = tfds.core.Version("1.0.0")
+
+        def _info(self):
+            texts = tfds.features.Sequence({"id": np.int64, "text": tfds.features.Text()})
+            features = {"image": tfds.features.Image(shape=(None, None, 3)), "captions": texts}
+            return tfds.core.DatasetInfo(builder=self, features=tfds.features.FeaturesDict(features))
+
+        def _split_generators(self, download):
+            return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+        def _generate_examples(self):
+            for i in range(6):
+                file = io.BytesIO()
+                Image.new("RGB", (2, 2), (i, i, i)).save(file, "PNG")
+                captions = [{"id": n, "text": f"{i} {word}"} for n, word in enumerate(("one", "two"))]
+                yield i, {"image": file.getvalue(), "captions": captions if i < 5 else []}
+
+    LangevinCaptions(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()
+    return {"name": "langevin_captions", "data_dir": str(tmp_path), "shape": SHAPE, "max_bad_share": 0.2}
+
+
+def test_coco_captions_through_tensorflow_datasets(coco, tmp_path):
+    source = DATASETS["tfds"]("train", captions=True, memory_limit=0, **coco)
+    batch = source.read(np.arange(6))
+    for value, captions, valid in zip(batch["image"][:, 0, 0, 0], batch["captions"], batch["valid"]):
+        assert captions == ((f"{value} one", f"{value} two") if valid else ())
+    assert batch["valid"].sum() == 5 and len(source.skipped()) == 1
+    pack("tfds:langevin_captions", str(tmp_path / "out"), SHAPE, data_dir=str(tmp_path))
+    packed = build("arrayrecord", tmp_path / "out", max_bad_share=0.2).read(np.arange(6))
+    assert packed["captions"].tolist() == batch["captions"].tolist()
+    with pytest.raises(ValueError, match="1 of 6 images are unreadable"):
+        DATASETS["tfds"]("train", captions=True, **coco | {"max_bad_share": 0.1})
