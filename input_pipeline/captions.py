@@ -4,6 +4,7 @@ A Source that was built with captions=True reads `captions`, object [k] of tuple
 `tokenised` puts tokens in their place, input_pipeline/embeddings.py embeddings that were made before.
 """
 
+import itertools
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -85,14 +86,20 @@ def choose(counts: np.ndarray, draws: np.ndarray) -> np.ndarray:
 def tokenised(source: Source, tokenise: Callable) -> Source:
     """Batches with `tokens` int32 [k l] and `text_mask` bool [k l] of the chosen captions.
 
-    tokenise(captions) -> (tokens [k l], mask [k l], ...). It runs in the reading threads, batch by batch.
+    tokenise(captions) -> (tokens [k l], mask [k l], cut [k]). It runs in the reading threads, batch by batch. Captions
+    that were cut are said, the first three.
     """
+    said = itertools.count()
 
     def text(batch, indices, draws):
         batch = dict(batch)
         captions = batch.pop("captions")
         chosen = choose(np.array([len(row) for row in captions], np.int64), draws)
-        tokens, mask, *_ = tokenise([row[i] if row else "" for row, i in zip(captions, chosen)])
+        shown = [row[i] if row else "" for row, i in zip(captions, chosen)]
+        tokens, mask, cut = tokenise(shown)
+        for caption in itertools.compress(shown, cut):
+            if next(said) < 3:
+                logging.warning("caption cut at %d tokens: %r", tokens.shape[1], caption[:80])
         return batch | {"tokens": tokens, "text_mask": mask & batch["valid"][:, None]}
 
     return source._replace(text=text, in_memory=False)

@@ -22,7 +22,7 @@ def tokenise(captions):
     """The two numbers that a caption of these tests holds."""
     words = [(caption or "0 one").split() for caption in captions]
     tokens = [[int(n), ["one", "two", "three"].index(word)] for n, word in words]
-    return np.array(tokens, np.int32).reshape(-1, 2), np.ones((len(captions), 2), bool), None
+    return np.array(tokens, np.int32).reshape(-1, 2), np.ones((len(captions), 2), bool), [n == "9" for n, _ in words]
 
 
 def captioned(in_memory=False):
@@ -68,6 +68,12 @@ def test_draws_are_uniform_and_unrelated_to_the_order():
     pairs = np.histogram2d(indices % 2, (draws % np.uint64(2)).astype(int), 2)[0]
     assert ((pairs - 2500) ** 2 / 2500).sum() < 17
     np.testing.assert_array_equal(choose(np.array([0, 1, 4]), np.zeros(3, np.uint64)), 0)
+
+
+def test_captions_that_were_cut_are_said(caplog):
+    caplog.set_level(logging.WARNING)
+    list(evaluation_batches(tokenised(captioned(), tokenise), 5))
+    assert "cut at 2 tokens: '9 one'" in caplog.text
 
 
 def test_evaluation_takes_the_first_caption_and_pads():
