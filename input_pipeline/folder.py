@@ -156,6 +156,7 @@ def build(
         label_counts=found.classes and count_labels(found.labels, found.classes),
         read=read_each(load, found.names.__getitem__, shape, unreadable, captions),
         skipped=unreadable.names,
-        digest=digest_of(found.names),
+        digest=digest_of(found.names if lines is None else [*found.names, *map(str, lines)]),
+        made_of=digest_of(found.names),
     )
     return held(source, memory_limit, workers)

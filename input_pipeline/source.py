@@ -42,7 +42,7 @@ class Source(NamedTuple):
     digest: str = ""  # of the examples' names or shards: changes when the set does
     in_memory: bool = False
     text: Callable | None = None  # input_pipeline/captions.py, embeddings.py
-    made_of: str = ""  # the digest of what the set was packed from, where all of that is in it
+    made_of: str = ""  # the digest of its listing, or of what it was packed from where all of that is in it
 
 
 class Unreadable:

@@ -31,7 +31,7 @@ from input_pipeline.source import MAX_BAD_SHARE, WORKERS
 from models.text import TEXT_ENCODERS, TextEncoder
 from models.tokenizers import Tokens
 from tools import command, pack_inputs
-from tools.shards import check_settings, read_notes, shard_paths, write_json, write_shard
+from tools.shards import check_settings, local_folder, read_notes, shard_paths, write_json, write_shard
 
 SHARD_BYTES = 2**28  # about, where --shards is not given
 AT_ONCE = 512  # examples whose embeddings are in memory while a shard is written
@@ -222,7 +222,7 @@ def embed(
     workers: int = WORKERS,
 ) -> str:
     """Embed the captions of `source` under `output`; what there is to say at the end. ValueError as above."""
-    output, mine, built = Path(output).expanduser(), part_of(part), build_encoder(encoder)
+    mine, built = part_of(part), build_encoder(encoder)
     items = pack_inputs.open_input(source, split, held_out, data_dir)
     count, read = len(items.names), reader(items, built)
     check_share(items.lost, count, f"captions in {source} have no image", max_bad_share)
@@ -234,7 +234,7 @@ def embed(
         batch_size += -batch_size % jax.local_device_count()
         settings = {"split": split, "source": source, "digest": items.digest}
         settings |= {"encoder": encoder, "width": built.width, "length": built.length}
-        output.mkdir(parents=True, exist_ok=True)
+        output = local_folder(output)
         paths = shard_paths(output, split, shards or max(1, round(expected.size / SHARD_BYTES)))
         check_settings(output, split, settings | {"number": len(paths), "batch_size": batch_size})
         check_space(output, expected.size * sum(not path.exists() for path in paths) / len(paths))

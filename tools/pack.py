@@ -13,7 +13,6 @@ import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from absl import flags
@@ -22,7 +21,7 @@ from input_pipeline import arrayrecord, resize, tfds
 from input_pipeline.captions import check_share
 from input_pipeline.source import MAX_BAD_SHARE, WORKERS, Unreadable, checked_shape
 from tools import command, pack_inputs
-from tools.shards import check_settings, read_notes, shard_paths, write_json, write_shard
+from tools.shards import check_settings, local_folder, read_notes, shard_paths, write_json, write_shard
 
 SHARD_BYTES = 2**27  # of raw pixels, where --shards is not given
 AT_ONCE = 256  # images in memory while a shard is written
@@ -129,14 +128,14 @@ def pack(
     workers: int = WORKERS,
 ) -> dict:
     """Pack `source` under `output` and return its index; finished shards are kept. ValueError as above."""
-    shape, output = checked_shape(shape), Path(output).expanduser()
+    shape = checked_shape(shape)
     resize.check(preprocess, shape)
     items = pack_inputs.open_input(source, split, held_out, data_dir)
     check_share(items.lost, len(items.names), f"captions in {source} have no image", max_bad_share)
     shards = shards or max(1, round(pack_inputs.raw_size(shape, items) / SHARD_BYTES))
     settings = {"split": split, "shape": list(shape), "preprocess": preprocess, "format": format}
     settings |= {"source": source, "listed": len(items.names), "digest": items.digest}
-    output.mkdir(parents=True, exist_ok=True)
+    output = local_folder(output)
     check_settings(output, split, settings | {"number": shards})
 
     make = partial(make_record, items=items, shape=shape, preprocess=preprocess, kind=format)

@@ -9,6 +9,15 @@ from pathlib import Path
 from input_pipeline import arrayrecord
 
 
+def local_folder(output: str) -> Path:
+    """The folder, made where it is not there; ValueError for a bucket."""
+    if "://" in output:
+        raise ValueError(f"--output={output} is no local folder; write to one, and copy it there")
+    path = Path(output).expanduser()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
 def shard_paths(output: Path, split: str, number: int) -> list[Path]:
     return [output / f"{split}-{i:05}-of-{number:05}.arrayrecord" for i in range(number)]
 

@@ -129,6 +129,16 @@ def test_a_folder_with_captions(folder, memory_limit, caplog):
     assert found.text(batch, np.arange(12), np.ones(12, np.uint64))["tokens"][7].tolist() == [7, 1]
 
 
+def test_other_captions_are_another_set(folder):
+    def digest(captions):
+        return DATASETS["folder"]("train", path=str(folder), shape=SHAPE, captions=captions, max_bad_share=0.2).digest
+
+    before, names = digest(True), digest(False)
+    lines = (folder / "captions.jsonl").read_text()
+    (folder / "captions.jsonl").write_text(lines.replace("3 two", "3 three"))
+    assert digest(True) != before and digest(False) == names != before
+
+
 def test_more_than_a_share_is_refused_in_one_line(folder):
     with pytest.raises(ValueError, match="2 images in .* have no caption .*10.png, 11.png; mend them, or raise"):
         build("folder", folder, held_out=0.0, max_bad_share=0.1)

@@ -212,6 +212,7 @@ def test_images_without_a_caption_are_named_and_more_than_a_share_refused(images
         ({"encoder": "t5(path='none/such')"}, "config.json is missing"),
         ({"part": "2/2"}, "--part=2/2 must be I/N with I below N"),
         ({"input": "none/such"}, "not a local folder"),
+        ({"output": "gs://bucket/x"}, "--output=gs://bucket/x is no local folder"),
         ({"batch_size": "0"}, "batch_size"),
     ],
 )
