@@ -36,7 +36,8 @@ def caption_lines(root: Path) -> dict[str, list[str]]:
     A file may have several lines. ValueError with the number of a line that is not of that form.
     """
     path, found = root / "captions.jsonl", {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines() if path.is_file() else (), 1):
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    for number, line in enumerate(text.split("\n"), 1):  # splitlines would split at more, which captions may hold
         if not line.strip():
             continue
         try:

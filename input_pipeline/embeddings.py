@@ -16,6 +16,7 @@ from input_pipeline.source import MAX_BAD_SHARE, Source, Unreadable
 
 ROW_TYPE = np.dtype(ml_dtypes.bfloat16)
 COUNT = np.dtype("<u2")
+MOST = np.iinfo(COUNT).max  # tokens of a caption
 
 
 def encode(captions: Sequence[np.ndarray]) -> bytes:

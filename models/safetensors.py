@@ -57,7 +57,7 @@ def tensors(path: str) -> dict[str, Stored]:
         header = json.loads(text)
         header.pop("__metadata__", None)
         return {name: _stored(path, entry, 8 + length, size) for name, entry in header.items()}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"{path} is damaged, or no safetensors file ({reason})") from None
 

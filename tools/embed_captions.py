@@ -184,6 +184,8 @@ def build_encoder(text: str) -> TextEncoder:
     encoder = named(TEXT_ENCODERS, text, "--encoder")
     if encoder.encode is None:
         raise ValueError(f"--encoder={text} is learned with the network: it has nothing to embed yet")
+    if encoder.length > embeddings.MOST:
+        raise ValueError(f"--encoder={text}: a record holds captions of {embeddings.MOST} tokens at most")
     return encoder
 
 

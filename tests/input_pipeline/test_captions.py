@@ -104,9 +104,9 @@ def folder(tmp_path):
     for i in range(12):
         Image.new("RGB", (2, 2), (i, i, i)).save(root / f"{i:02}.png")
     lines = [{"file": f"{i:02}.png", "captions": [f"{i} one", f"{i} two"]} for i in range(8)]
-    lines += [{"file": "08.png", "caption": "8 one"}, {"file": "08.png", "caption": "8 two"}]
+    lines += [{"file": "08.png", "caption": "8\u2028one"}, {"file": "08.png", "caption": "8 two"}]
     lines += [{"file": "lost.png", "caption": "99 one"}]
-    (root / "captions.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n\n")
+    (root / "captions.jsonl").write_text("\n".join(json.dumps(line, ensure_ascii=False) for line in lines) + "\n\n")
     (root / "09.txt").write_text("9 one\n")
     return root
 
@@ -121,7 +121,7 @@ def test_a_folder_with_captions(folder, memory_limit, caplog):
     source = build("folder", folder, held_out=0.0, max_bad_share=0.2, memory_limit=memory_limit)
     batch = source.read(np.arange(12))
     assert batch["captions"][7] == ("7 one", "7 two") and batch["captions"][9] == ("9 one",)
-    assert batch["captions"][8] == ("8 one", "8 two")  # two lines for one image
+    assert batch["captions"][8] == ("8\u2028one", "8 two")  # two lines for one image
     assert batch["valid"].tolist() == [True] * 10 + [False] * 2 and source.skipped() == ["10.png", "11.png"]
     assert "2 images in" in caplog.text and "have no caption (images: 12): 10.png, 11.png" in caplog.text
     assert "1 captions in" in caplog.text and "have no image (images: 12): lost.png" in caplog.text

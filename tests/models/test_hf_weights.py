@@ -159,6 +159,8 @@ def entry(**change):
         b"",
         b"[]",
         b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
         b'{"w": 3}',
         entry(dtype="F8"),
         entry(dtype=None),
