@@ -104,8 +104,8 @@ class Block(nn.Module):
         y = jax.nn.dot_product_attention(q, k, v, bias=bias, mask=mask, scale=1.0)
         x = x + dense("out", d, inner**-0.5)(y.reshape(*y.shape[:2], inner))
         y = norm("hidden_norm")(x)
-        y = nn.gelu(dense("gate", size.hidden, d**-0.5)(y)) * dense("up", size.hidden, d**-0.5)(y)
-        return x + dense("down", d, size.hidden**-0.5)(y), None
+        y = nn.gelu(dense("wi_0", size.hidden, d**-0.5)(y)) * dense("wi_1", size.hidden, d**-0.5)(y)
+        return x + dense("wo", d, size.hidden**-0.5)(y), None
 
     @nn.nowrap
     def _dense(self, name, features, std):
@@ -143,9 +143,9 @@ PUBLISHED = {
     "blocks/value/kernel": Piece("encoder.block.{}.layer.0.SelfAttention.v.weight", transposed=True),
     "blocks/out/kernel": Piece("encoder.block.{}.layer.0.SelfAttention.o.weight", transposed=True),
     "blocks/hidden_norm/scale": Piece("encoder.block.{}.layer.1.layer_norm.weight"),
-    "blocks/gate/kernel": Piece("encoder.block.{}.layer.1.DenseReluDense.wi_0.weight", transposed=True),
-    "blocks/up/kernel": Piece("encoder.block.{}.layer.1.DenseReluDense.wi_1.weight", transposed=True),
-    "blocks/down/kernel": Piece("encoder.block.{}.layer.1.DenseReluDense.wo.weight", transposed=True),
+    "blocks/wi_0/kernel": Piece("encoder.block.{}.layer.1.DenseReluDense.wi_0.weight", transposed=True),
+    "blocks/wi_1/kernel": Piece("encoder.block.{}.layer.1.DenseReluDense.wi_1.weight", transposed=True),
+    "blocks/wo/kernel": Piece("encoder.block.{}.layer.1.DenseReluDense.wo.weight", transposed=True),
     "norm/scale": Piece("encoder.final_layer_norm.weight"),
 }
 NOT_ENCODER = ("decoder.", "lm_head.")

@@ -61,7 +61,7 @@ def test_no_more_is_read_than_the_devices_hold(tmp_path, monkeypatch):
         return part
 
     monkeypatch.setattr(safetensors.Stored, "read", noted)
-    kernels = load(folder, over_two_axes)["blocks"]["down"]["kernel"]
+    kernels = load(folder, over_two_axes)["blocks"]["wo"]["kernel"]
     assert kernels.addressable_shards[0].data.shape == (3, 12, 4)
     assert all(part * 8 == size for part, size in read if size > 200)  # an eighth at a time; norms are whole
     assert sum(part for part, size in read if size > 200) == sum(size for _, size in read if size > 200) / 8
