@@ -14,7 +14,7 @@ DEMO := runs/digits
 	$(BIN)/python -m pip install --quiet -r requirements.txt
 	touch $@
 
-.venv/installed-test: .venv/installed requirements-test.txt
+.venv/installed-test: .venv/installed requirements-test.txt requirements-text.txt
 	$(BIN)/python -m pip install --quiet -r requirements-test.txt
 	touch $@
 

@@ -21,7 +21,9 @@ from input_pipeline.source import (
     Batch,
     Source,
     Unreadable,
+    checked_captions,
     checked_shape,
+    column,
     digest_of,
     empty_batch,
     held,
@@ -87,12 +89,12 @@ class Shards:
         return records
 
 
-def read_index(path: str, split: str) -> dict:
-    """The index that tools/pack.py wrote for a split; ValueError where there is none."""
+def read_index(path: str, split: str, tool: str = "tools/pack.py") -> dict:
+    """The index that `tool` wrote for a split; ValueError where there is none."""
     file = Path(path).expanduser() / f"{split}.json"
     if not file.is_file():
         splits = sorted(other.stem for other in file.parent.glob("*.json"))
-        raise ValueError(f"{file} is missing; splits there: {splits}; tools/pack.py makes it")
+        raise ValueError(f"{file} is missing; splits there: {splits}; {tool} makes it")
     return json.loads(file.read_text())
 
 
@@ -128,15 +130,26 @@ def read_encoded(records: Sequence[bytes], shape: tuple) -> Batch:
     return batch
 
 
-def _reader(shards, shape, kind, unreadable):
+def with_captions(read_batch):
+    """The same, captions included; ValueError where a record has none."""
+
+    def read(records, shape):
+        captions = [checked_captions(decode(record)[2]) for record in records]
+        return read_batch(records, shape) | {"captions": column(captions)}
+
+    return read
+
+
+def _reader(shards, shape, kind, unreadable, captions):
     """`read` of whole batches; one by one, to tell which, where a batch holds a damaged record."""
     read_batch = read_raw if kind == "raw" else read_encoded
+    read_batch = with_captions(read_batch) if captions else read_batch
 
     def load(index):
         batch = read_batch(shards.read([index]), shape)
-        return batch["image"][0], batch["label"][0]
+        return batch["image"][0], batch["label"][0], captions and batch["captions"][0]
 
-    one_by_one = read_each(load, shards.name, shape, unreadable)
+    one_by_one = read_each(load, shards.name, shape, unreadable, captions)
 
     def read(indices):
         try:
@@ -147,12 +160,23 @@ def _reader(shards, shape, kind, unreadable):
     return read
 
 
+def check_captioned(path: str, split: str, index: dict, max_bad_share: float) -> None:
+    """ValueError where too many records have no caption."""
+    bare = index["size"] - index["captioned"]
+    if bare > max_bad_share * index["size"]:
+        raise ValueError(
+            f"{bare} of {index['size']} images in {path} {split} have no caption; pack a set with captions, or raise "
+            f"max_bad_share={max_bad_share}"
+        )
+
+
 def build(
     split: str,
     *,
     path: str,
     shape: tuple | None = None,
     preprocess: str | None = None,
+    captions: bool = False,
     max_bad_share: float = MAX_BAD_SHARE,
     memory_limit: int = MEMORY_LIMIT,
     workers: int = WORKERS,
@@ -171,13 +195,16 @@ def build(
         raise ValueError(f"{path} was packed with preprocess={packed!r}, not {preprocess!r}; set it, or pack anew")
     shards, classes, counts = open_shards(path, index), index["classes"], index["label_counts"]
     unreadable = Unreadable(index["size"], max_bad_share)
+    if captions:
+        check_captioned(path, split, index, max_bad_share)
     source = Source(
         size=index["size"],
         shape=stored,
         classes=classes and tuple(classes),
         label_counts=counts and np.array(counts, np.int64),
-        read=_reader(shards, stored, index["format"], unreadable),
+        read=_reader(shards, stored, index["format"], unreadable, captions),
         skipped=unreadable.names,
         digest=digest_of([f"{shard['file']} {shard['bytes']}" for shard in index["shards"]]),
+        made_of="" if index["skipped"] else index["digest"],
     )
     return held(source, memory_limit, workers)

@@ -4,15 +4,15 @@ The position is the step: the stream from `start` is the stream from 0 with `sta
 out. A process of P gets the contiguous rows [p B / P, (p + 1) B / P) of each global batch.
 """
 
+import itertools
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 
 import numpy as np
 
 from input_pipeline import order
-from input_pipeline.source import WORKERS, Batch, Source, empty_batch, join
+from input_pipeline.source import WORKERS, Batch, Source, join
 
 PREFETCH = 3  # batches under way while one is in use
 
@@ -25,8 +25,15 @@ def local_rows(batch_size: int, process_index: int, process_count: int) -> np.nd
     return np.arange(share) + process_index * share
 
 
-def _read_ahead(source, positions, workers, prefetch):
-    """Read each array of indices, in order, in threads, at most `prefetch` batches ahead.
+def _reader(source):
+    """read(indices, draws) -> a batch, with its text where the source has some."""
+    if source.text is None:
+        return lambda indices, draws: source.read(indices)
+    return lambda indices, draws: source.text(source.read(indices), indices, draws)
+
+
+def _read_ahead(read, positions, workers, prefetch):
+    """Read at each (indices, draws), in order, in threads, at most `prefetch` batches ahead.
 
     The rows of one batch are split over the threads, so that memory does not grow with them. What
     a thread raises is raised here. Closing the generator drops what has not begun.
@@ -34,9 +41,10 @@ def _read_ahead(source, positions, workers, prefetch):
     pool = ThreadPoolExecutor(workers, thread_name_prefix="input")
     try:
         pending = deque()
-        for indices in positions:
-            parts = np.array_split(indices, max(1, min(workers, len(indices) // 8)))
-            pending.append([pool.submit(source.read, part) for part in parts])
+        for indices, draws in positions:
+            parts = max(1, min(workers, len(indices) // 8))
+            pairs = zip(np.array_split(indices, parts), np.array_split(draws, parts))
+            pending.append([pool.submit(read, *pair) for pair in pairs])
             if len(pending) > prefetch:
                 yield join([part.result() for part in pending.popleft()])
         while pending:
@@ -47,8 +55,8 @@ def _read_ahead(source, positions, workers, prefetch):
 
 def _read(source, positions, workers, prefetch):
     if source.in_memory:  # a gather is cheaper than handing it to a thread
-        return map(source.read, positions)
-    return _read_ahead(source, positions, workers, prefetch)
+        return itertools.starmap(_reader(source), positions)
+    return _read_ahead(_reader(source), positions, workers, prefetch)
 
 
 def train_batches(
@@ -64,11 +72,16 @@ def train_batches(
 ) -> Iterator[Batch]:
     """Endless batches for steps start, start + 1, ...: each example once an epoch (law 21).
 
-    Yields dicts of numpy arrays, as Source.read gives them, of this process's B / P rows.
+    Yields dicts of numpy arrays, as Source.read gives them, of this process's B / P rows. Which of an
+    example's captions is shown is a function of (seed, position).
     ValueError where the processes do not divide `batch_size`.
     """
     rows = local_rows(batch_size, process_index, process_count)
-    at = (order.examples(step, batch_size, source.size, seed, rows) for step in count(start))
+
+    def position(step):
+        return order.examples(step, batch_size, source.size, seed, rows), order.draws(step, batch_size, seed, rows)
+
+    at = map(position, itertools.count(start))
     return _read(source, at, workers, prefetch)
 
 
@@ -81,16 +94,19 @@ def evaluation_batches(
     workers: int = WORKERS,
     prefetch: int = PREFETCH,
 ) -> Iterator[Batch]:
-    """Each example once, in the source's own order; as many batches on every process.
+    """Each example once, in the source's own order, with its first caption; as many batches on every process.
 
     All batches have B / P rows: what the last ones lack has valid False (law 22).
     """
     rows = local_rows(batch_size, process_index, process_count)
     starts = range(0, source.size, batch_size)
     at = ((start + rows)[start + rows < source.size] for start in starts)
-    return (_padded(batch, len(rows), source.shape) for batch in _read(source, at, workers, prefetch))
+    first = ((indices, np.zeros(len(indices), np.uint64)) for indices in at)
+    return (_padded(batch, len(rows)) for batch in _read(source, first, workers, prefetch))
 
 
-def _padded(batch, k, shape):
+def _padded(batch, k):
+    """k rows: zeros, all invalid, for those that lack."""
     lacking = k - len(batch["valid"])
-    return join([batch, empty_batch(lacking, shape)]) if lacking else batch
+    rest = {key: np.zeros((lacking, *rows.shape[1:]), rows.dtype) for key, rows in batch.items()}
+    return join([batch, rest]) if lacking else batch

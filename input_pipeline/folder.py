@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from input_pipeline import captions as texts
 from input_pipeline import resize
 from input_pipeline.source import (
     MAX_BAD_SHARE,
@@ -125,6 +126,7 @@ def build(
     held_out: float = 0.05,
     seed: int = 0,
     preprocess: str = "crop",
+    captions: bool = False,
     max_bad_share: float = MAX_BAD_SHARE,
     memory_limit: int = MEMORY_LIMIT,
     workers: int = WORKERS,
@@ -132,6 +134,7 @@ def build(
     """The `split` ('train' or 'test') of the folder at `path`, as images of `shape`.
 
     held_out: the share of a folder without its own split that is 'test', drawn by `seed`.
+    captions: read those of captions.jsonl, or of IMAGE.txt beside an image.
     memory_limit: bytes of pixels up to which the split is decoded now, by `workers` threads.
     ValueError where the folder, a name or the shape is wrong, or too many images are unreadable.
     """
@@ -140,17 +143,20 @@ def build(
     found = listing(split, path, labels=labels, held_out=held_out, seed=seed)
     unreadable = Unreadable(len(found.names), max_bad_share)
 
+    lines = texts.checked(found.root, found.names, max_bad_share) if captions else None
+
     def load(index):
         pixels = resize.decode(found.root / found.names[index], shape, preprocess)
-        return pixels, found.labels[index]
+        return pixels, found.labels[index], lines and lines[index]
 
     source = Source(
         size=len(found.names),
         shape=shape,
         classes=found.classes,
         label_counts=found.classes and count_labels(found.labels, found.classes),
-        read=read_each(load, found.names.__getitem__, shape, unreadable),
+        read=read_each(load, found.names.__getitem__, shape, unreadable, captions),
         skipped=unreadable.names,
-        digest=digest_of(found.names),
+        digest=digest_of(found.names if lines is None else [*found.names, *map(str, lines)]),
+        made_of=digest_of(found.names),
     )
     return held(source, memory_limit, workers)

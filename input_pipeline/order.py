@@ -12,6 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 ROUNDS = 8  # over 15,000 epochs of 256, six still show in pairs half a set apart; seven do not
+DRAWS = 2**32 - 1  # an epoch that no run comes to: its keys are of the draws
 MIN_BITS = 8  # with fewer the rounds have too little to mix: tiny sets walk a longer cycle
 
 
@@ -45,6 +46,12 @@ def permutation(n: int, seed: int, epoch: int) -> Callable:
         return x.astype(np.int64)
 
     return example
+
+
+def draws(step: int, batch_size: int, seed: int, rows: np.ndarray) -> np.ndarray:
+    """A random number, uint64 [k], for each position of global batch `step`: a function of (seed, position) alone."""
+    position = (step * batch_size + np.asarray(rows, np.int64)).astype(np.uint64)
+    return _encipher(position, 64, _keys(seed, DRAWS))
 
 
 def examples(step: int, batch_size: int, n: int, seed: int, rows: np.ndarray) -> np.ndarray:

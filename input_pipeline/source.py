@@ -27,7 +27,10 @@ class Source(NamedTuple):
     """One split of a data set. `read` may be called from several threads at once.
 
     read(indices int64 [k]) -> dict(image uint8 [k h w c], label int32 [k], valid bool [k]): an
-    unreadable example has valid False and pixels of zero, which no loss may see (law 23).
+    unreadable example has valid False and pixels of zero, which no loss may see (law 23). Where the
+    set was built with captions=True, a batch also has `captions`, object [k] of tuples of str.
+    text(batch, indices [k], draws uint64 [k]) -> the batch with text for the device in their place;
+    a draw chooses among an example's captions, 0 the first.
     """
 
     size: int
@@ -38,6 +41,8 @@ class Source(NamedTuple):
     skipped: Callable = tuple  # () -> names of the unreadable examples met so far
     digest: str = ""  # of the examples' names or shards: changes when the set does
     in_memory: bool = False
+    text: Callable | None = None  # input_pipeline/captions.py, embeddings.py
+    made_of: str = ""  # the digest of its listing, or of what it was packed from where all of that is in it
 
 
 class Unreadable:
@@ -81,20 +86,42 @@ def join(parts: Sequence[Batch]) -> Batch:
     return {key: np.concatenate([part[key] for part in parts]) for key in parts[0]}
 
 
-def read_each(load: Callable, name: Callable, shape: tuple, unreadable: Unreadable) -> Callable:
-    """`read` from `load(index) -> (image uint8 [h w c], label)`, which may raise anything."""
+def read_each(load: Callable, name: Callable, shape: tuple, unreadable: Unreadable, captions=False) -> Callable:
+    """`read` from load(index) -> (image uint8 [h w c], label), which may raise anything.
+
+    With captions load gives them too, (image, label, captions), and an example without any is unreadable.
+    """
 
     def read(indices):
         batch = empty_batch(len(indices), shape)
+        if captions:
+            batch["captions"] = column([()] * len(indices))
         for row, index in enumerate(indices):
             try:
-                batch["image"][row], batch["label"][row] = load(index)
-                batch["valid"][row] = True
+                image, label, *texts = load(index)
+                if captions:
+                    batch["captions"][row] = checked_captions(texts[0])
+                batch["image"][row], batch["label"][row], batch["valid"][row] = image, label, True
             except Exception as error:  # decoders raise all sorts on bytes that are not an image
                 unreadable.add(name(index), error)
         return batch
 
     return read
+
+
+def column(found: Sequence[tuple]) -> np.ndarray:
+    """object [k] of tuples, of which NumPy would make a matrix where they are equally long."""
+    rows = np.empty(len(found), object)
+    for i, row in enumerate(found):
+        rows[i] = row
+    return rows
+
+
+def checked_captions(captions: Sequence[str]) -> tuple[str, ...]:
+    """The captions; ValueError where there is none."""
+    if not captions:
+        raise ValueError("it has no caption")
+    return tuple(captions)
 
 
 def gather(batch: Batch) -> Callable:
@@ -150,4 +177,5 @@ def some(source: Source, most: int) -> Source:
     if source.size <= most:
         return source
     chosen = np.sort(order.permutation(source.size, 0, 0)(np.arange(most)))
-    return source._replace(size=most, read=lambda indices: source.read(chosen[indices]))
+    text = source.text and (lambda batch, indices, draws: source.text(batch, chosen[indices], draws))
+    return source._replace(size=most, read=lambda indices: source.read(chosen[indices]), text=text)

@@ -14,6 +14,7 @@ import io
 
 import numpy as np
 
+from input_pipeline import captions as texts
 from input_pipeline import resize
 from input_pipeline.source import (
     MAX_BAD_SHARE,
@@ -22,6 +23,7 @@ from input_pipeline.source import (
     Source,
     Unreadable,
     checked_shape,
+    digest_of,
     held,
     read_each,
 )
@@ -98,6 +100,11 @@ def examples(builder, split, image, label):
     return builder.as_data_source(split, decoders=skip), classes
 
 
+def names(name: str, split: str, size: int) -> list[str]:
+    """What each example is called."""
+    return [f"{name}/{split}:{index}" for index in range(size)]
+
+
 def checked_label(label: int, classes: tuple) -> int:
     """The label as an int; ValueError where it is no class (tfds marks unknown labels with -1)."""
     if not 0 <= label < len(classes):
@@ -114,6 +121,7 @@ def build(
     image: str = "image",
     label: str = "label",
     preprocess: str = "crop",
+    captions: bool = False,
     max_bad_share: float = MAX_BAD_SHARE,
     memory_limit: int = MEMORY_LIMIT,
     workers: int = WORKERS,
@@ -123,6 +131,7 @@ def build(
     'test' is the set's test split, else its validation split, else the last 5% of train (which
     'train' then leaves out); any other split or slice of tfds's own is taken as it is. `image`
     and `label` are feature names; without a ClassLabel feature of that name there are no classes.
+    Captions lie under the usual keys, as in coco_captions: input_pipeline/captions.py.
     ValueError where tfds, the set, a split or a feature lacks, saying what to do.
     """
     shape = checked_shape(shape)
@@ -135,14 +144,15 @@ def build(
     def load(index):
         example = found[int(index)]
         number = checked_label(example[label], classes) if classes else 0
-        return as_pixels(example[image], shape, preprocess), number
+        return as_pixels(example[image], shape, preprocess), number, texts.captions_of(example)
 
     source = Source(
         size=len(found),
         shape=shape,
         classes=classes,
         label_counts=None,
-        read=read_each(load, f"{name}/{split}:{{}}".format, shape, unreadable),
+        read=read_each(load, f"{name}/{split}:{{}}".format, shape, unreadable, captions),
         skipped=unreadable.names,
+        digest=digest_of(names(name, split, len(found))),
     )
     return held(source, memory_limit, workers)

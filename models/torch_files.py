@@ -7,6 +7,7 @@ are all that it can reach, tensors are built from plain bytes, and a file with a
 refused. Both layouts are read: the zip of torch 1.6 and later, and the stream before it.
 """
 
+import contextlib
 import functools
 import hashlib
 import math
@@ -19,6 +20,8 @@ from typing import Any, NamedTuple
 import ml_dtypes  # noqa: F401  gives NumPy its bfloat16
 import numpy as np
 from etils import epath
+
+from models.safetensors import Lazy
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001  # of the older layout
 
@@ -99,21 +102,47 @@ def read(path: epath.PathLike, sha256: str | None = None) -> dict[str, np.ndarra
     Raises ValueError for a file with another sha256, one that names anything outside KNOWN, and one
     that is damaged.
     """
+    with opened(path, sha256) as tensors:
+        return {name: tensor.read() for name, tensor in tensors.items()}
+
+
+@contextlib.contextmanager
+def opened(path: epath.PathLike, sha256: str | None = None) -> Iterator[dict[str, Lazy]]:
+    """The same, a tensor at a time: names to what reads one, while the file is open.
+
+    Of the newer layout nothing is kept but the storage that was read last; the older one is read whole.
+    """
     with epath.Path(path).open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-        if sha256 not in (None, found):
+        found = sha256 and hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256:
             raise ValueError(f"{path} has sha256 {found}, not {sha256}: it is another file, or damaged; fetch it again")
         file.seek(0)
         layout = read_zip if file.read(4) == b"PK\x03\x04" else read_stream
         file.seek(0)
-        try:
+        with told(path):
             tree, numbers = layout(file)
-            return {name: array(tensor, numbers(tensor.storage)) for name, tensor in named(tree)}
-        except Refused as error:
-            raise ValueError(f"{path} is not read: {error}; use a file with the weights alone") from None
-        except Exception as error:  # a damaged pickle raises all sorts
-            reason = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{path} is damaged, or not a file of torch's ({reason})") from None
+            lazy = {name: _lazy(tensor, numbers, path) for name, tensor in named(tree)}
+        yield lazy
+
+
+@contextlib.contextmanager
+def told(path: epath.PathLike) -> Iterator[None]:
+    """Whatever is wrong with the file, as a ValueError of one line."""
+    try:
+        yield
+    except Refused as error:
+        raise ValueError(f"{path} is not read: {error}; use a file with the weights alone") from None
+    except Exception as error:  # a damaged pickle raises all sorts
+        reason = f"{type(error).__name__}: {error}"
+        raise ValueError(f"{path} is damaged, or not a file of torch's ({reason})") from None
+
+
+def _lazy(tensor, numbers, path):
+    def read():
+        with told(path):
+            return array(tensor, numbers(tensor.storage))
+
+    return Lazy(tensor.storage.dtype, tensor.shape, read)
 
 
 def read_zip(file) -> tuple[Any, Callable[[Storage], np.ndarray]]:
@@ -125,7 +154,7 @@ def read_zip(file) -> tuple[Any, Callable[[Storage], np.ndarray]]:
         raise Refused("its numbers are big-endian")
     with archive.open(f"{root}data.pkl") as pickled:
         tree = Unpickler(pickled).load()
-    return tree, functools.cache(lambda storage: flat(storage, archive.read(f"{root}data/{storage.key}")))
+    return tree, functools.lru_cache(1)(lambda storage: flat(storage, archive.read(f"{root}data/{storage.key}")))
 
 
 def read_stream(file) -> tuple[Any, Callable[[Storage], np.ndarray]]:

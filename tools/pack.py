@@ -8,32 +8,27 @@ Killed and started again it goes on after the last finished shard. Images that c
 left out, counted and named in OUT/SPLIT.json.
 """
 
-import hashlib
 import io
-import json
-import os
 import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from absl import flags
 
 from input_pipeline import arrayrecord, resize, tfds
+from input_pipeline.captions import check_share
 from input_pipeline.source import MAX_BAD_SHARE, WORKERS, Unreadable, checked_shape
-from tools import pack_inputs
+from tools import command, pack_inputs
+from tools.shards import check_settings, local_folder, read_notes, shard_paths, write_json, write_shard
 
 SHARD_BYTES = 2**27  # of raw pixels, where --shards is not given
 AT_ONCE = 256  # images in memory while a shard is written
 JPEG = {"quality": 95, "subsampling": 0}
 
 
-def parse_flags(argv: list[str]) -> dict:
-    """The options by name; ValueError or flags.Error for what is unknown or lacks."""
-    found = flags.FlagValues()  # its own: several tools in one process keep their names
-    add = {"flag_values": found}
+def define(add: dict) -> None:
     flags.DEFINE_string("input", None, "A folder, tfds:NAME or a pattern of tars.", required=True, **add)
     flags.DEFINE_string("output", None, "The folder of the shards.", required=True, **add)
     flags.DEFINE_list("size", None, "Side in pixels, or HEIGHT,WIDTH.", required=True, **add)
@@ -46,13 +41,6 @@ def parse_flags(argv: list[str]) -> dict:
     flags.DEFINE_integer("shards", 0, "Number of files; 0 for about 128 MB of pixels each.", **add)
     flags.DEFINE_float("max_bad_share", MAX_BAD_SHARE, "More unreadable images are an error.", **add)
     flags.DEFINE_integer("workers", WORKERS, "Decoding threads.", **add)
-    if "--help" in argv:
-        print(__doc__, found.get_help(), sep="\n")
-        sys.exit()
-    unknown = found(argv)[1:]
-    if unknown:
-        raise ValueError(f"unexpected argument {unknown[0]!r}; every option is a flag, --name=value")
-    return found.flag_values_dict()
 
 
 def image_bytes(pixels: np.ndarray, kind: str) -> bytes:
@@ -76,36 +64,24 @@ def make_record(index, *, items, shape, preprocess, kind):
     return (record, label, bool(captions)), None
 
 
-def write_shard(path: Path, items, indices, make, pool) -> None:
-    """One shard and, before it takes its name, its notes: what is in it and what was left out."""
-    part, labels, captioned, skipped = path.with_suffix(".part"), Counter(), 0, {}
-    # one record a group: random access would read the whole group
-    writer = arrayrecord.array_record_module().ArrayRecordWriter(str(part), "group_size:1,uncompressed")
+def fill_shard(put, *, items, indices, make, pool) -> dict:
+    """Put the records of a shard; what is in it and what was left out."""
+    labels, captioned, skipped = Counter(), 0, {}
     for chunk in np.array_split(indices, max(1, len(indices) // AT_ONCE)):
         for index, (made, reason) in zip(chunk, pool.map(make, chunk), strict=True):
             if made is None:
                 skipped[items.names[index]] = reason
                 continue
             record, label, has_captions = made
-            writer.write(record)
+            put(record)
             labels[label] += 1
             captioned += has_captions
-    writer.close()
-    notes = {"file": path.name, "size": labels.total(), "bytes": part.stat().st_size}
-    notes |= {"labels": list(labels.items()), "captioned": captioned, "skipped": skipped}
-    write_json(notes_file(path), notes)
-    os.replace(part, path)
-
-
-def notes_file(path: Path) -> Path:
-    return path.with_suffix(".notes")
-
-
-def write_json(path: Path, value: dict) -> None:
-    """Whole or not at all, whenever the program is killed."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(value, indent=1))
-    os.replace(part, path)
+    return {
+        "size": labels.total(),
+        "labels": list(labels.items()),
+        "captioned": captioned,
+        "skipped": skipped,
+    }
 
 
 def label_summary(classes, shards) -> tuple:
@@ -137,16 +113,6 @@ def summary(items, shards, settings, max_bad_share) -> dict:
     }
 
 
-def check_settings(output: Path, split: str, settings: dict) -> None:
-    """Note the settings; ValueError where what lies there was packed with others."""
-    file = output / f"{split}.settings"
-    before = json.loads(file.read_text()) if file.is_file() else settings
-    differ = {key: (before[key], settings[key]) for key in settings if before[key] != settings[key]}
-    if differ:
-        raise ValueError(f"{output} holds {split} packed otherwise, (before, now): {differ}; empty it")
-    write_json(file, settings)
-
-
 def pack(
     source: str,
     output: str,
@@ -162,25 +128,24 @@ def pack(
     workers: int = WORKERS,
 ) -> dict:
     """Pack `source` under `output` and return its index; finished shards are kept. ValueError as above."""
-    shape, output = checked_shape(shape), Path(output).expanduser()
+    shape = checked_shape(shape)
     resize.check(preprocess, shape)
     items = pack_inputs.open_input(source, split, held_out, data_dir)
+    check_share(items.lost, len(items.names), f"captions in {source} have no image", max_bad_share)
     shards = shards or max(1, round(pack_inputs.raw_size(shape, items) / SHARD_BYTES))
-    digest = hashlib.sha256("\n".join(items.names).encode()).hexdigest()
     settings = {"split": split, "shape": list(shape), "preprocess": preprocess, "format": format}
-    settings |= {"source": source, "listed": len(items.names), "digest": digest}
-    output.mkdir(parents=True, exist_ok=True)
+    settings |= {"source": source, "listed": len(items.names), "digest": items.digest}
+    output = local_folder(output)
     check_settings(output, split, settings | {"number": shards})
 
     make = partial(make_record, items=items, shape=shape, preprocess=preprocess, kind=format)
-    paths = [output / f"{split}-{i:05}-of-{shards:05}.arrayrecord" for i in range(shards)]
+    paths = shard_paths(output, split, shards)
     with ThreadPoolExecutor(workers) as pool:
         for path, indices in zip(paths, np.array_split(np.arange(len(items.names)), shards), strict=True):
             if not path.exists():
-                write_shard(path, items, indices, make, pool)
+                write_shard(path, partial(fill_shard, items=items, indices=indices, make=make, pool=pool))
                 print(f"{path.name}: {len(indices)} images", flush=True)
-    notes = [json.loads(notes_file(path).read_text()) for path in paths]
-    index = summary(items, notes, settings, max_bad_share)
+    index = summary(items, read_notes(paths), settings, max_bad_share)
     write_json(output / f"{split}.json", index)
     return index
 
@@ -192,17 +157,16 @@ def shape_of(size: list[str], channels: str) -> tuple:
     return int(size[0]), int(size[-1]), int(channels)
 
 
-def main(argv: list[str]) -> None:
-    try:
-        options = parse_flags(argv)
-        shape = shape_of(options.pop("size"), options.pop("channels"))
-        output = options.pop("output")
-        index = pack(options.pop("input"), output, shape, **options)
-    except (flags.Error, ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+def act(options: dict) -> str:
+    shape = shape_of(options.pop("size"), options.pop("channels"))
+    output = options.pop("output")
+    index = pack(options.pop("input"), output, shape, **options)
     skipped = len(index["skipped"])
-    print(f"{index['size']} images in {len(index['shards'])} shards, {skipped} skipped: {output}")
+    return f"{index['size']} images in {len(index['shards'])} shards, {skipped} skipped: {output}"
+
+
+def main(argv: list[str]) -> None:
+    command.run(argv, __doc__, define, act)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What tools/pack.py can read: a folder, a tensorflow-datasets set, webdataset tars; all by index."""
+"""What the packing tools can read: a folder, a tensorflow-datasets set, webdataset tars, packed shards; by index."""
 
 import glob
 import json
@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from input_pipeline import folder, tfds
-
-CAPTION_KEYS = ("captions", "caption", "text")
+from input_pipeline import arrayrecord, captions, folder, tfds
+from input_pipeline.source import digest_of
 
 
 class Items(NamedTuple):
@@ -21,35 +20,20 @@ class Items(NamedTuple):
     names: Sequence[str]
     load: Callable
     classes: tuple[str, ...] | None
-
-
-def captions_of(fields: dict) -> list[str]:
-    """The captions in a JSON object or a tfds example: one string or several, under the usual keys."""
-    found = next((fields[key] for key in CAPTION_KEYS if key in fields), [])
-    found = [found] if isinstance(found, str | bytes) else list(found)
-    return [one.decode() if isinstance(one, bytes) else str(one) for one in found]
-
-
-def caption_lines(root: Path) -> dict[str, list[str]]:
-    """{file: captions} from ROOT/captions.jsonl, whose lines hold "file" and "captions" or "caption"."""
-    file = root / "captions.jsonl"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    return {line["file"]: captions_of(line) for line in map(json.loads, lines)}
+    digest: str  # of the examples in their order: that of the Source of the same set
+    lost: Sequence[str] = ()  # captions without an image
 
 
 def from_folder(path: str, split: str, held_out: float) -> Items:
     """A folder as input_pipeline/folder.py reads it; captions from captions.jsonl or IMAGE.txt."""
     found = folder.listing(split, path, held_out=held_out)
-    lines = caption_lines(found.root)
+    lines, lost = captions.of_folder(found.root, found.names)
 
     def load(index):
-        name = found.names[index]
-        beside = (found.root / name).with_suffix(".txt")
-        captions = lines.get(name) or ([beside.read_text().strip()] if beside.is_file() else [])
         label = found.labels[index] if found.classes else None
-        return (found.root / name).read_bytes(), label, captions
+        return (found.root / found.names[index]).read_bytes(), label, lines[index]
 
-    return Items(found.names, load, found.classes)
+    return Items(found.names, load, found.classes, digest_of(found.names), lost)
 
 
 def from_tfds(name: str, split: str, data_dir: str | None) -> Items:
@@ -61,10 +45,10 @@ def from_tfds(name: str, split: str, data_dir: str | None) -> Items:
     def load(index):
         example = found[int(index)]
         label = tfds.checked_label(example["label"], classes) if classes else None
-        return example["image"], label, captions_of(example)
+        return example["image"], label, captions.captions_of(example)
 
-    names = [f"{name}/{split}:{index}" for index in range(len(found))]
-    return Items(names, load, classes)
+    names = tfds.names(name, split, len(found))
+    return Items(names, load, classes, digest_of(names))
 
 
 def tar_members(path: str) -> dict[str, dict]:
@@ -83,12 +67,13 @@ def tar_members(path: str) -> dict[str, dict]:
 
 def from_tars(pattern: str) -> Items:
     """Webdataset tars: KEY.jpg (.png, .webp ...) with KEY.cls, KEY.txt or KEY.json beside it."""
-    samples = [
-        (path, key, members)
-        for path in sorted(glob.glob(pattern))
-        for key, members in tar_members(path).items()
-        if any(suffix in members for suffix in folder.SUFFIXES)
-    ]
+    samples, lost = [], []
+    for path in sorted(glob.glob(pattern)):
+        for key, members in tar_members(path).items():
+            if any(suffix in members for suffix in folder.SUFFIXES):
+                samples.append((path, key, members))
+            elif ".txt" in members:
+                lost.append(_name(path, key, members))
     if not samples:
         raise ValueError(f"input={pattern!r} matches no tar with images; quote the pattern")
 
@@ -104,18 +89,39 @@ def from_tars(pattern: str) -> Items:
             image = content(next(suffix for suffix in folder.SUFFIXES if suffix in members))
             fields = json.loads(content(".json")) if ".json" in members else {}
             label = int(content(".cls")) if ".cls" in members else fields.get("label")
-            captions = [content(".txt").decode().strip()] if ".txt" in members else captions_of(fields)
-        return image, label, captions
+            text = {"text": content(".txt")} if ".txt" in members else fields
+        return image, label, captions.captions_of(text)
 
-    return Items([f"{Path(path).name}:{key.strip('/')}" for path, key, _ in samples], load, None)
+    names = [_name(*sample) for sample in samples]
+    return Items(names, load, None, digest_of(names), lost)
+
+
+def _name(path, key, members):
+    return f"{Path(path).name}:{key.strip('/')}"
+
+
+def from_shards(path: str, split: str) -> Items:
+    """A packed set, as input_pipeline/arrayrecord.py reads it."""
+    index, source = arrayrecord.read_index(path, split), arrayrecord.build(split, path=path, memory_limit=0)
+    shards = arrayrecord.open_shards(path, index)
+
+    def load(i):
+        image, label, texts = arrayrecord.decode(shards.read([i])[0])
+        if index["format"] == "raw":
+            image = np.frombuffer(image, np.uint8).reshape(index["shape"])
+        return image, label if source.classes else None, texts
+
+    return Items([f"{split}:{i}" for i in range(source.size)], load, source.classes, source.digest)
 
 
 def open_input(source: str, split: str, held_out: float, data_dir: str | None) -> Items:
-    """The items of --input: tfds:NAME, a pattern of tars (all of them are the split), or a folder."""
+    """The items of --input: tfds:NAME, a pattern of tars (all of them are the split), packed shards, or a folder."""
     if source.startswith("tfds:"):
         return from_tfds(source.removeprefix("tfds:"), split, data_dir)
     if source.endswith(".tar"):
         return from_tars(source)
+    if (Path(source).expanduser() / f"{split}.json").is_file():
+        return from_shards(source, split)
     return from_folder(source, split, held_out)
 
 
