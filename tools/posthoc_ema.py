@@ -48,7 +48,6 @@ def tell(fit: posthoc.Fit) -> None:
 
 
 def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.ERROR)  # Orbax warns of its own options
     try:
         options = parse_flags(argv)
         workdir = absolute(options.workdir)
@@ -64,4 +63,5 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
+    logging.set_verbosity(logging.ERROR)  # Orbax warns of its own options
     main(sys.argv)
