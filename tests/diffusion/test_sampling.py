@@ -44,7 +44,7 @@ def test_seed_i_is_image_i_in_any_batch(name):
     assert np.all(np.std(np.asarray(together), axis=0) > 0)
 
 
-def test_the_loop_walks_the_steps_with_a_key_for_each(x64):
+def test_the_loop_walks_the_steps_with_a_key_for_each(x64, optimised):
     """The whole loop against its own steps, with noise drawn here from (seed, step)."""
     schedule = linear()
     denoise, sampler, times = gaussian(schedule, 0.3), SAMPLERS["ancestral"](schedule), trailing(schedule, 7)
@@ -53,9 +53,10 @@ def test_the_loop_walks_the_steps_with_a_key_for_each(x64):
     for i, (a, b, c) in enumerate(zip(*affine(sampler, denoise, times)[0], strict=True)):
         step_keys = jax.vmap(lambda key, i=i: jax.random.fold_in(key, i + 1))(keys(5, 6))
         expected.append(a * expected[-1] + b + c * normal(step_keys, SHAPE))
-    path = trajectory(keys(5, 6), denoise, sampler, times, x)
+    path = optimised(lambda x: trajectory(keys(5, 6), denoise, sampler, times, x))(x)
     np.testing.assert_allclose(path, expected, atol=1e-12)
-    np.testing.assert_array_equal(sample(keys(5, 6), denoise, sampler, times, x), path[-1])
+    last = optimised(lambda x: sample(keys(5, 6), denoise, sampler, times, x))(x)
+    np.testing.assert_array_equal(last, path[-1])
 
 
 @pytest.mark.parametrize("grid", [grid for grid in GRIDS if grid != "given"])
