@@ -95,6 +95,9 @@ class Style:
         eps = self.convention.norm_eps
         return nn.GroupNorm(self.groups, epsilon=eps, dtype=dtype or self.dtype, name=name)(x)
 
+    def layer_norm(self, name, x):
+        return nn.LayerNorm(epsilon=self.convention.norm_eps, dtype=self.dtype, name=name)(x)
+
     def dense(self, name, x, features, zero=False, dtype=None):
         inits = self._inits(x.shape[-1], zero)
         return nn.Dense(features, dtype=dtype or self.dtype, name=name, **inits)(x)
@@ -143,7 +146,8 @@ class ResBlock(nn.Module):
 
     scale_shift: the embedding scales and shifts the second norm (ADM's AdaGN), else it is
     added before it. resample: `halve` or `double` both branches (BigGAN's block). dropout: a rate,
-    0 outside training. Called with x [b h w c] and emb [b d], returns [b h' w' features].
+    0 outside training. project: the shortcut is a 1x1 convolution even where the channels stay (Imagen).
+    Called with x [b h w c] and emb [b d], returns [b h' w' features].
     """
 
     style: Style
@@ -151,6 +155,7 @@ class ResBlock(nn.Module):
     scale_shift: bool
     dropout: float
     resample: Callable = same
+    project: bool = False
 
     @nn.compact
     def __call__(self, x, emb):
@@ -161,7 +166,7 @@ class ResBlock(nn.Module):
         h = nn.Dropout(self.dropout, deterministic=False)(h)
         h = style.conv("conv_2", h, self.features, zero=True)
         x = self.resample(x)
-        if x.shape[-1] != self.features:
+        if self.project or x.shape[-1] != self.features:
             x = style.dense("shortcut", x, self.features)
         return x + h
 
@@ -176,8 +181,17 @@ class ResBlock(nn.Module):
         return style.norm("norm_2", h) * (1 + scale) + shift
 
 
+def split_heads(x, heads):
+    """[b l c] -> [b l heads c/heads]."""
+    return x.reshape(*x.shape[:2], heads, -1)
+
+
 class Attention(nn.Module):
-    """Self-attention over all pixels, added to x [b h w c]; logits scaled by (c / heads)^-1/2.
+    """Attention of all pixels, added to x [b h w c]; logits scaled by (width / heads)^-1/2.
+
+    width: channels of query, key and value; 0: c. own: pixels are among the keys; without, the text is all there is
+    (cross-attention). text [b l d] joins keys and values after a layer norm (Imagen, D.3.1); mask [b l] bool: what
+    lies past it changes nothing. Cross-attention to a text of no tokens adds nothing but its bias.
 
     query, key and value are separate [c, heads * c/heads] kernels, heads outermost, so that imported
     weights only need slicing: DDPM's as they are; of ADM's fused rows, [3, heads, c/heads] in the new
@@ -186,15 +200,32 @@ class Attention(nn.Module):
 
     style: Style
     heads: int
+    width: int = 0
+    own: bool = True
 
     @nn.compact
-    def __call__(self, x):
+    def __call__(self, x, text=None, mask=None):
         b, h, w, c = x.shape
-        style = self.style
+        style, width = self.style, self.width or c
         y = style.norm("norm", x).reshape(b, h * w, c)
-        names = ("query", "key", "value")
-        split = (b, h * w, self.heads, c // self.heads)
-        q, k, v = (style.dense(name, y, c).reshape(split) for name in names)
+        keys, values, masks = [], [], []
+
+        def attend_to(prefix, tokens, mask):
+            keys.append(style.dense(f"{prefix}key", tokens, width))
+            values.append(style.dense(f"{prefix}value", tokens, width))
+            masks.append(mask)
+
+        if self.own:
+            attend_to("", y, jnp.ones((b, h * w), bool))
+        if text is not None:
+            attend_to("text_", style.layer_norm("text_norm", text), mask)
+        query, key, value = (
+            split_heads(z, self.heads)
+            for z in (style.dense("query", y, width), jnp.concatenate(keys, 1), jnp.concatenate(values, 1))
+        )
+        mask = None if text is None else jnp.concatenate(masks, 1)[:, None, None]
         # Logits and softmax are float32 under bfloat16 here, which an einsum of one's own must say.
-        y = jax.nn.dot_product_attention(q, k, v).reshape(b, h, w, c)
-        return x + style.dense("out", y, c, zero=True)
+        y = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        if not self.own:
+            y = jnp.where(mask.any(-1, keepdims=True), y, 0)  # no key at all is answered with the mean of all values
+        return x + style.dense("out", y.reshape(b, h, w, width), c, zero=True)

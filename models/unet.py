@@ -1,10 +1,11 @@
-"""The U-Net of DDPM (Ho et al. 2020) and of ADM (Dhariwal and Nichol 2021): one module for both."""
+"""The U-Net of DDPM (Ho et al. 2020), of ADM (Dhariwal and Nichol 2021) and of Imagen's base: one module."""
 
 from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
 
+from models.conditioning import embed, with_text
 from models.layers import CONVENTIONS, REMAT, Attention, ResBlock, Style, double, halve, same
 
 
@@ -21,6 +22,7 @@ class UNet(nn.Module):
     resample: 'conv' (DDPM: of stride 2; nearest x2, then 3x3) or 'block' (in residual blocks, ADM).
     convention: 'ddpm' or 'adm': sinusoid, norm eps, initialisers, padding (layers.CONVENTIONS).
     num_labels: rows of the label embedding, that of a null label included. 0: no labels.
+    text_encoder: a module (tokens [b l], mask [b l]) -> text [b l d] that is trained with the network, or None.
     groups: of every norm.
     remat: what the backward pass recomputes, for memory: 'none', 'dots' or 'blocks' (layers.REMAT).
     dtype: what the blocks compute in, 'float32' or 'bfloat16'. Parameters, norm statistics, the
@@ -41,6 +43,7 @@ class UNet(nn.Module):
     resample: str = "conv"
     convention: str = "ddpm"
     num_labels: int = 0
+    text_encoder: nn.Module | None = None
     dropout: float = 0.0
     groups: int = 32
     remat: str = "none"
@@ -57,13 +60,16 @@ class UNet(nn.Module):
 
         cond: 'label' int32 [b] if num_labels > 0 (JAX reports no bad index: a label past the last row
         turns its image into NaN, and -1 means the last row); 'low_res' [b h w c'], already at x's
-        size, joins x's channels (super-resolution). Other keys are left alone.
+        size, joins x's channels (super-resolution), and its 'aug_level' [b] the embedding; 'text' [b l d], or
+        'tokens' [b l] for the text_encoder, with 'text_mask' [b l] joins every attention's keys and values,
+        and pooled the embedding (Imagen). What there is when the network is initialised is what it has layers for.
         train: dropout, drawn from rngs={'dropout': key}. Returns [b h w out_channels] float32.
         Raises ValueError for sides that the levels cannot halve, and for a missing label.
         """
         _check_input(self, x, cond)
-        emb = self._embed(noise_input, cond)
-        resnet = partial(self._resnet, emb, train)
+        cond = with_text(self.text_encoder, cond)
+        emb = embed(self._style, self.channels, self.num_labels, noise_input, cond)
+        resnet, attend = partial(self._resnet, emb, train), partial(self._attend, cond)
         levels = self.levels
         if "low_res" in cond:
             x = jnp.concatenate([x, cond["low_res"]], axis=-1)
@@ -73,20 +79,20 @@ class UNet(nn.Module):
         for size, width in levels:
             for i in range(self.blocks):
                 x = resnet(f"down_{size}_{i}", x, width)
-                x = self._attend(f"down_{size}_{i}_attention", x, size)
+                x = attend(f"down_{size}_{i}_attention", x, size)
                 skips.append(x)
             if size != levels[-1][0]:
                 x = self._halve(resnet, f"down_{size}_resample", x)
                 skips.append(x)
 
         x = resnet("mid_0", x, width)
-        x = self._attend("mid_attention", x)
+        x = attend("mid_attention", x)
         x = resnet("mid_1", x, width)
 
         for size, width in reversed(levels):
             for i in range(self.blocks + 1):
                 x = resnet(f"up_{size}_{i}", jnp.concatenate([x, skips.pop()], axis=-1), width)
-                x = self._attend(f"up_{size}_{i}_attention", x, size)
+                x = attend(f"up_{size}_{i}_attention", x, size)
             if size != self.size:
                 x = self._double(resnet, f"up_{size}_resample", x)
 
@@ -103,31 +109,18 @@ class UNet(nn.Module):
         return [(self.size >> i, int(m * self.channels)) for i, m in enumerate(self.multipliers)]
 
     @nn.nowrap
-    def _embed(self, noise_input, cond):
-        """swish of the embedding [b 4 channels], as every block wants it; float32."""
-        style, width = self._style, 4 * self.channels
-        emb = style.convention.sinusoid(noise_input, self.channels)
-        emb = nn.silu(style.dense("time_1", emb, width, dtype=jnp.float32))
-        emb = style.dense("time_2", emb, width, dtype=jnp.float32)
-        if self.num_labels:
-            normal = nn.initializers.normal(1.0)
-            rows = nn.Embed(self.num_labels, width, embedding_init=normal, name="label")
-            emb = emb + rows(cond["label"])
-        return nn.silu(emb)
-
-    @nn.nowrap
     def _resnet(self, emb, train, name, x, width, resample=same):
         block = REMAT[self.remat](ResBlock)
         dropout = self.dropout if train else 0.0
         return block(self._style, width, self.scale_shift, dropout, resample, name=name)(x, emb)
 
     @nn.nowrap
-    def _attend(self, name, x, size=None):
-        """Attention, in the middle (no size) and at the sizes that have it; x itself elsewhere."""
+    def _attend(self, cond, name, x, size=None):
+        """Attention, to the text too, in the middle (no size) and at the sizes that have it; x itself elsewhere."""
         if size not in (None, *self.attention):
             return x
         block = REMAT[self.remat](Attention)
-        return block(self._style, self._heads(x.shape[-1]), name=name)(x)
+        return block(self._style, self._heads(x.shape[-1]), name=name)(x, cond.get("text"), cond.get("text_mask"))
 
     @nn.nowrap
     def _heads(self, width):
