@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from calls import Call, construct, named, parse_call
@@ -27,6 +28,7 @@ class Settings(NamedTuple):
     guidance_interval: tuple[float, ...]
     guidance_rescale: float
     threshold: str
+    aug_level: float = 0.0
 
 
 def settings_of(config) -> Settings:
@@ -44,6 +46,7 @@ class Plan(NamedTuple):
 def plan_of(config, settings: Settings, schedule: Schedule) -> tuple[Plan, dict]:
     """Settings -> (what is fixed in the program, the numbers that are traced). Names and values are checked here."""
     check_guidance(config, settings)
+    check_aug_level(config, settings.aug_level)
     sampler = parse_call(settings.sampler, "sampling.sampler")
     learned = config.diffusion.loss in losses.LEARNS_VARIANCE
     if ("variance", "learned") in sampler.arguments and not learned:
@@ -63,6 +66,7 @@ def plan_of(config, settings: Settings, schedule: Schedule) -> tuple[Plan, dict]
         "rescale": settings.guidance_rescale or None,
         "sampler": sampler_numbers,
         "threshold": threshold_numbers,
+        "aug_level": float(settings.aug_level),
     }
     return Plan(sampler, threshold), numbers
 
@@ -79,6 +83,13 @@ def check_guidance(config, settings: Settings) -> None:
         raise ValueError(f"sampling.guidance_rescale={rescale} must be a share in [0, 1]; 0 is none")
 
 
+def check_aug_level(config, level: float) -> None:
+    if not 0 <= level <= 1:
+        raise ValueError(f"sampling.aug_level={level} must be in [0, 1]; 0 is none")
+    if level and not config.task.low_size:
+        raise ValueError(f"sampling.aug_level={level} is of super-resolution, and task.low_size is 0")
+
+
 def grid_of(settings: Settings, schedule: Schedule) -> np.ndarray:
     return named(GRIDS, settings.grid, "sampling.grid", schedule, settings.steps)
 
@@ -90,14 +101,18 @@ def network_calls(settings: Settings, schedule: Schedule) -> int:
 
 
 def build_sample(config, task: Task, diffusion_of: Callable[[Any], Diffusion], denoiser, layout) -> Callable:
-    """-> sample(params, frozen, seeds, cond, settings) -> images: one program for each Plan, whatever the numbers.
+    """-> sample(params, frozen, seeds, given, settings) -> images: one program for each Plan, whatever the numbers.
 
     layout: the sharding of the images, whole on every process that is to read them.
     """
 
     @functools.partial(jax.jit, static_argnames="plan", out_shardings=layout)
-    def program(params, frozen, seeds, cond, times, numbers, plan: Plan):
+    def program(params, frozen, seeds, given, times, numbers, plan: Plan):
         keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING))(seeds)
+        if config.task.low_size:  # the stages of a cascade share their seeds, not their noise
+            keys = jax.vmap(jax.random.fold_in, (0, None))(keys, config.task.low_size)
+        level = jnp.broadcast_to(numbers["aug_level"], seeds.shape)
+        cond = task.condition(frozen, keys, given | {"aug_level": level})
         schedule, denoise = diffusion_of(params).schedule, denoiser(params, frozen, cond)
         if numbers["guidance"] is not None:
             pairs = denoiser(params, frozen, guidance.paired(cond, task.null(cond)))
@@ -112,11 +127,11 @@ def build_sample(config, task: Task, diffusion_of: Callable[[Any], Diffusion], d
         x = sampling.prior(keys, task.sample_shape, schedule, times[0])
         return task.restore(frozen, sampling.sample(keys, denoise, sampler, times, x))
 
-    def sample(params, frozen, seeds, cond, settings: Settings):
+    def sample(params, frozen, seeds, given, settings: Settings):
         schedule = diffusion_of(params).schedule
         plan, numbers = plan_of(config, settings, schedule)
         times = grid_of(settings, schedule).astype(np.float32)
-        return program(params, frozen, seeds, cond, times, numbers, plan=plan)
+        return program(params, frozen, seeds, given, times, numbers, plan=plan)
 
     return sample
 

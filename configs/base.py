@@ -19,9 +19,11 @@ def get_config():
     config.init_pattern = ".*"
 
     config.task = ConfigDict()
-    config.task.name = "unconditional"  # or 'class'
+    config.task.name = "unconditional"  # or 'class', 'text'
     config.task.drop = 0.0  # share of examples whose condition is dropped in training; guidance needs > 0
     config.task.flip = False  # random horizontal flips in training
+    config.task.low_size = 0  # > 0: super-resolution from images of this height, of any of these tasks
+    config.task.crop = 0  # > 0: super-resolution is trained on squares of this side; multiples of the scale factor
 
     config.data = ConfigDict()
     config.data.name = "digits"  # digits, folder, arrayrecord, tfds
@@ -29,6 +31,7 @@ def get_config():
     config.data.dataset = ""  # tfds: name[/config][:version]
     config.data.shape = (32, 32, 3)  # height, width, channels after resizing
     config.data.classes = 0  # number of labels; 0 without labels
+    config.data.captions = False  # read captions, for task.name='text'
     config.data.preprocess = "crop"  # antialiased resize and centre crop; 'adm' is ADM's ImageNet preprocessing
     config.data.train_split = "train"
     config.data.eval_split = "test"
@@ -36,8 +39,12 @@ def get_config():
     config.data.workers = 4  # decoding threads; images in memory need none
     config.data.prefetch = 2  # batches read ahead
 
+    config.text = ConfigDict()  # of task.name='text'
+    config.text.encoder = "bytes(length=32)"  # learned with the network; frozen: t5(path=DIR, length=128), hf(..)
+    config.text.embeddings = ""  # folder of embeddings that tools/embed_captions.py made; '' encodes in the train step
+
     config.model = ConfigDict()  # the fields of the named module; sizes and labels follow from data and task
-    config.model.name = "unet"
+    config.model.name = "unet"  # or efficient_unet; what a model does not take stays as it is here
     config.model.channels = 128
     config.model.multipliers = (
         1,
@@ -46,6 +53,8 @@ def get_config():
         2,
     )  # channels of each level over `channels`; each level halves the size
     config.model.blocks = 2  # residual blocks per level on the way down, one more on the way up
+    config.model.level_blocks = ()  # efficient_unet: of each level, instead
+    config.model.cross_attention = ()  # efficient_unet: sizes with attention to the text alone
     config.model.attention = (16,)  # sizes at which each block is followed by self-attention
     config.model.num_heads = 1
     config.model.head_channels = 0  # > 0: as many heads as fit, instead of num_heads
@@ -114,6 +123,7 @@ def get_config():
     config.sampling.guidance_interval = ()  # (low, high) of sigma / alpha: one pass outside it
     config.sampling.guidance_rescale = 0.0  # share of the way back to the conditional's standard deviation
     config.sampling.threshold = "static"  # none, static, dynamic(quantile=0.995)
+    config.sampling.aug_level = 0.0  # super-resolution: noise on the smaller image, in [0, 1]
     config.sampling.batch_size = 64
     config.sampling.grid_images = 64  # in the grids made while training
 

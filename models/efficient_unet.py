@@ -15,7 +15,8 @@ class EfficientUNet(nn.Module):
     size: nominal side of the images; level i runs at size / 2^(i + 1). It decides where attention stands and what
         blocks are called (`down_64_0`), so that a network trained on crops runs on whole images.
     out_channels: the image's channels.
-    channels, multipliers, blocks: level i has multipliers[i] * channels channels and blocks[i] residual blocks a way.
+    channels, multipliers, level_blocks: level i has multipliers[i] * channels channels, and level_blocks[i] residual
+        blocks on either way.
     attention: sizes of the levels that end in self-attention, with the text among keys and values.
     cross_attention: sizes of those that end in attention to the text alone, where there is one (256 to 1024).
     num_heads: of both, over twice the level's channels.
@@ -29,7 +30,7 @@ class EfficientUNet(nn.Module):
     out_channels: int
     channels: int
     multipliers: tuple[int, ...]
-    blocks: tuple[int, ...]
+    level_blocks: tuple[int, ...]
     attention: tuple[int, ...] = ()
     cross_attention: tuple[int, ...] = ()
     num_heads: int = 8
@@ -87,7 +88,7 @@ class EfficientUNet(nn.Module):
     @property
     def levels(self):
         """(nominal size, channels, residual blocks) of each level, from the images down."""
-        rows = zip(self.multipliers, self.blocks)
+        rows = zip(self.multipliers, self.level_blocks)
         return [(self.size >> i + 1, multiplier * self.channels, count) for i, (multiplier, count) in enumerate(rows)]
 
     @nn.nowrap
@@ -128,8 +129,9 @@ def _check_values(net):
 
 
 def _check_levels(net):
-    if not net.multipliers or len(net.blocks) != len(net.multipliers):
-        raise ValueError(f"blocks is {net.blocks} and multipliers {net.multipliers}: give both one number a level")
+    if not net.multipliers or len(net.level_blocks) != len(net.multipliers):
+        given = f"level_blocks is {net.level_blocks} and multipliers {net.multipliers}"
+        raise ValueError(f"{given}: give both one number a level")
     if net.size % 2 ** len(net.multipliers):
         raise ValueError(
             f"size is {net.size}, which {len(net.multipliers)} levels halve: "

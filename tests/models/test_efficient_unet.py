@@ -10,8 +10,8 @@ import pytest
 
 from models import MODELS, EfficientUNet
 
-TINY = dict(size=16, out_channels=3, channels=8, multipliers=(1, 2), blocks=(1, 2), groups=4, num_heads=2)
-IMAGEN = dict(out_channels=3, channels=128, multipliers=(1, 2, 4, 8), blocks=(2, 4, 8, 8))
+TINY = dict(size=16, out_channels=3, channels=8, multipliers=(1, 2), level_blocks=(1, 2), groups=4, num_heads=2)
+IMAGEN = dict(out_channels=3, channels=128, multipliers=(1, 2, 4, 8), level_blocks=(2, 4, 8, 8))
 TO_256 = EfficientUNet(size=256, attention=(16,), **IMAGEN)
 TO_1024 = EfficientUNet(size=1024, cross_attention=(64,), **IMAGEN)
 QUICK = {"xla_backend_optimization_level": 0}  # the time is the compiler's
@@ -75,7 +75,7 @@ def test_convolutions_halve_first_and_double_last_and_every_shortcut_is_projecte
 
 
 def test_skips_are_scaled_by_the_root_of_a_half(draw):
-    network, args = EfficientUNet(**TINY | dict(multipliers=(1,), blocks=(1,))), batch()
+    network, args = EfficientUNet(**TINY | dict(multipliers=(1,), level_blocks=(1,))), batch()
     seen = {}
 
     def keep(next_call, given, kwargs, context):
@@ -109,7 +109,7 @@ def test_the_levels_embedding_is_not_the_times_and_each_image_answers_to_its_own
 
 
 def test_a_network_of_crops_runs_on_whole_images_and_starts_at_zero():
-    network = EfficientUNet(**TINY | dict(multipliers=(1,), blocks=(1,), dtype="bfloat16", remat=True))
+    network = EfficientUNet(**TINY | dict(multipliers=(1,), level_blocks=(1,), dtype="bfloat16", remat=True))
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def start(key):
@@ -125,7 +125,7 @@ def test_a_network_of_crops_runs_on_whole_images_and_starts_at_zero():
     "fields, words",
     [
         (dict(size=18), "size is 18, which 2 levels halve: give a multiple of 4"),
-        (dict(blocks=(1,)), "give both one number a level"),
+        (dict(level_blocks=(1,)), "give both one number a level"),
         (dict(attention=(16,)), r"attention is at \[16\], which is no level: choose from \[8, 4\]"),
         (dict(attention=(4,), cross_attention=(4,)), "both at"),
         (dict(groups=3), "groups is 3, which does not divide the 8 channels of level 8"),
