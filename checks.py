@@ -1,5 +1,6 @@
 """Numbers of a config that no run can use, refused before anything is read or compiled."""
 
+from configs import base
 from training import ema, sharding
 
 LEAST = {
@@ -39,6 +40,15 @@ def check_numbers(config) -> None:
         )
     if config.seed >= 2**32:
         raise ValueError(f"seed={config.seed} must be below 2**32")
+
+
+def check_model(name: str, fields: dict, taken) -> None:
+    """Fields that were set, and that the named model does not take."""
+    usual = base.get_config().model.to_dict()
+    for key, value in fields.items():
+        if key not in taken and value != usual[key]:
+            choices = ", ".join(field for field in fields if field in taken)
+            raise ValueError(f"model.{key}={value} is not taken by model.name={name}, which takes {choices}")
 
 
 def check_batches(config, mesh) -> None:

@@ -5,9 +5,11 @@ import io
 import numpy as np
 
 import workdir as records
-from evaluation.images import to_uint8
+from evaluation.images import captioned_grid, make_grid, save_png, to_uint8
 from experiment import Experiment
+from input_pipeline import evaluation_batches
 from input_pipeline.batches import local_rows
+from input_pipeline.source import some
 from training import sharding
 from training.metrics import write_atomic
 
@@ -26,11 +28,30 @@ def spread_labels(counts, seeds) -> np.ndarray:
 
 
 def training_condition(experiment: Experiment, config, seeds) -> dict[str, np.ndarray]:
-    """The condition of each seed as the training set has it: {'label' [n]}, uniform where it does not say, or {}."""
+    """The condition of each seed as the training set has it: {'label' [n]}, uniform where it does not say, or {}.
+
+    Captions, and smaller images with what else is said of them, are those of held-out examples.
+    """
+    if experiment.text or config.task.low_size:
+        return held_out(experiment, config.data.eval_split, seeds)
     if not experiment.task.labels:
         return {}
     counts = experiment.source(config.data.train_split).label_counts
     return {"label": spread_labels(np.ones(config.data.classes) if counts is None else counts, seeds)}
+
+
+def held_out(experiment: Experiment, split: str, seeds) -> dict[str, np.ndarray]:
+    """What images of a split would be given, image i for seed i: their captions or labels, and smaller versions."""
+    given = experiment.task.given(examples(experiment, split, int(np.max(seeds)) + 1))
+    rows = {name: np.asarray(value) for name, value in given.items()}
+    return {name: value[np.asarray(seeds) % len(value)] for name, value in rows.items()}
+
+
+def examples(experiment: Experiment, split: str, most: int) -> dict[str, np.ndarray]:
+    """At most so many readable examples of a split, as a batch: always the same ones."""
+    source = some(experiment.source(split), most)
+    batch = next(evaluation_batches(source, source.size))
+    return {name: rows[batch["valid"]] for name, rows in batch.items()}
 
 
 def asked_condition(label: str | None, config, workdir, seeds) -> tuple[dict[str, np.ndarray], str]:
@@ -71,8 +92,17 @@ def draw(experiment: Experiment, config, params, seeds, condition: dict, setting
     return np.concatenate(images)[: len(seeds)]
 
 
-def write_samples(out, images, labels, seeds) -> None:
+def write_images(out, images, seeds, labels=None, prompts=(), columns=None) -> None:
+    """The samples, and a grid of the first ones, with their prompts below where they have some."""
+    write_samples(out, images, labels, seeds, prompts)
+    shown = images[:GRID]
+    grid = captioned_grid(shown, prompts[:GRID], columns) if prompts else make_grid(shown, columns)
+    save_png(out / "grid.png", grid)
+
+
+def write_samples(out, images, labels, seeds, prompts=()) -> None:
     """samples.npz, or numbered shards of at most SHARD_BYTES of pixels each."""
+    more = {"prompts": np.array(prompts)} if prompts else {}
     labels = np.full(len(seeds), -1, np.int32) if labels is None else labels
     per_shard = max(1, SHARD_BYTES // images[0].nbytes)
     starts = range(0, len(images), per_shard)
@@ -80,8 +110,10 @@ def write_samples(out, images, labels, seeds) -> None:
         part = slice(start, start + per_shard)
         name = "samples.npz" if len(starts) == 1 else f"samples_{shard:05}_of_{len(starts):05}.npz"
         buffer = io.BytesIO()
-        np.savez(buffer, images=images[part], labels=labels[part], seeds=seeds[part])
+        rows = {"images": images, "labels": labels, "seeds": seeds} | more
+        np.savez(buffer, **{name: values[part] for name, values in rows.items()})
         write_atomic(out / name, buffer.getvalue())
 
 
 SHARD_BYTES = 2 * 10**9
+GRID = 64  # images in a grid

@@ -10,20 +10,21 @@ import jax.numpy as jnp
 import numpy as np
 
 from calls import Call, choose, construct, named, parse_call
-from checks import check_batches, check_numbers
+from checks import check_batches, check_model, check_numbers
 from diffusion import losses, prediction
 from diffusion.schedules import COMPOSED, LEARNED, SCHEDULES, Schedule, checked
 from diffusion.times import TIMES, Times
 from diffusion.uncertainty import init_uncertainty, log_variance
-from input_pipeline import DATASETS, Source, evaluation_batches, train_batches
+from input_pipeline import DATASETS, Source, captions, embeddings, evaluation_batches, train_batches
 from input_pipeline.batches import local_rows
 from input_pipeline.source import empty_batch, some
-from models import MODELS
+from models import MODELS, text
 from plans import build_sample, network_calls, plan_of, settings_of
 from training import ema, flops, optim, sharding
 from training.objective import Diffusion, diffusion_objective, validation_losses
 from training.state import TrainState, new_state
 from training.step import Update, make_train_step
+from training.super_resolution import super_resolution
 from training.tasks import TASKS, Task
 
 
@@ -31,6 +32,7 @@ class Experiment(NamedTuple):
     """All that the modes need of a config. Any family of generative models is one of these."""
 
     task: Task
+    text: text.TextEncoder | None  # of prompts and captions; None where there are none
     mesh: jax.sharding.Mesh
     source: Callable[[str], Source]  # split -> its images
     batches: Callable[[int], Iterator[dict]]  # step -> the training batches from there on, on the devices
@@ -40,7 +42,7 @@ class Experiment(NamedTuple):
     train_step: Callable  # (state, frozen, batch) -> (state, sums)
     validation_loss: Callable  # (params, frozen, check) -> (mean, n)
     denoiser: Callable  # (params, frozen, cond) -> Denoise
-    sample: Callable  # (params, frozen, seeds [b], cond, Settings) -> images [b h w c] in [-1, 1]
+    sample: Callable  # (params, frozen, seeds [b], given, Settings) -> images [b h w c] in [-1, 1]
     calls: Callable  # Settings -> network calls a sample; guidance makes each a double one
 
 
@@ -51,9 +53,10 @@ def build(config, mesh=None) -> Experiment:
     """
     mesh = sharding.make_mesh(config.mesh.to_dict()) if mesh is None else mesh
     check_numbers(config)
-    task = build_task(config)
+    encoder = build_text(config)
+    task = build_task(config, encoder)
     diffusion = build_diffusion(config)
-    apply, init_network = build_network(config, task)
+    apply, init_network = build_network(config, task, encoder)
     apply = sharding.gathering(mesh, apply)
     network_calls(settings_of(config), diffusion.initial.schedule)
     plan_of(config, settings_of(config), diffusion.initial.schedule)
@@ -73,7 +76,7 @@ def build(config, mesh=None) -> Experiment:
     objective = diffusion_objective(apply, task, diffusion.of, times, strata)
     train_step = make_train_step(objective, update, config.optim.accumulate)
     held_out_losses = validation_losses(apply, task, diffusion.of, times, config.evaluation.validation_draws)
-    source = build_source(config)
+    source = build_source(config, encoder)
 
     def init(seed=config.seed, lr=config.optim.lr):
         return make_state(np.uint32(seed), lr=np.float32(lr))
@@ -84,10 +87,11 @@ def build(config, mesh=None) -> Experiment:
 
     return Experiment(
         task=task,
+        text=encoder,
         mesh=mesh,
         source=source,
         batches=functools.partial(device_batches, config, source, mesh),
-        frozen=lambda: None,
+        frozen=build_frozen(config, encoder),
         init=init,
         abstract=sharding.laid_out(shapes, placed),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(placed, whole)),
@@ -102,14 +106,54 @@ def build(config, mesh=None) -> Experiment:
 RUNS_ONCE = {"cpu": {"xla_backend_optimization_level": 0}}
 
 
-def build_task(config) -> Task:
-    shape = config.data.shape
+def build_text(config) -> text.TextEncoder | None:
+    if config.task.name != "text":
+        return None
+    if not config.data.captions:
+        raise ValueError("task.name=text needs captions: set data.captions")
+    encoder = named(text.TEXT_ENCODERS, config.text.encoder, "text.encoder")
+    if not encoder.traced and not config.text.embeddings:
+        raise ValueError(f"text.encoder={config.text.encoder!r} runs on the host alone: make text.embeddings with it")
+    return encoder
+
+
+def example_text(encoder: text.TextEncoder | None) -> dict[str, jax.Array]:
+    """The text part of a batch of one, from whose shapes a network is made."""
+    if encoder is None:
+        return {}
+    mask, shape = jnp.ones((1, encoder.length), bool), (1, encoder.length)
+    if encoder.module:
+        return {"tokens": jnp.zeros(shape, jnp.int32), "text_mask": mask}
+    return {"text": jnp.zeros((*shape, encoder.width)), "text_mask": mask}
+
+
+def build_frozen(config, encoder: text.TextEncoder | None) -> Callable[[], Any]:
+    """-> the parameters that are not trained, read once; None where there are none."""
+
+    @functools.cache
+    def frozen():
+        params = encoder.load() if encoder else None
+        return None if params is None else {"text": params}
+
+    return frozen
+
+
+def build_task(config, encoder: text.TextEncoder | None) -> Task:
+    shape, section = tuple(config.data.shape), config.task
     if len(shape) != 3 or min(shape) < 1 or shape[2] not in (1, 3):
         raise ValueError(f"data.shape={shape} must be height, width, channels, with 1 or 3 channels")
-    call = Call(config.task.name, (("drop", config.task.drop), ("flip", config.task.flip)))
-    if not 0 <= config.task.drop <= 1:
-        raise ValueError(f"task.drop={config.task.drop} is a share, in [0, 1]")
-    return construct(TASKS, call, "task.name", tuple(config.data.shape), config.data.classes)
+    if not 0 <= section.drop <= 1:
+        raise ValueError(f"task.drop={section.drop} is a share, in [0, 1]")
+    if section.crop and not section.low_size:
+        raise ValueError(f"task.crop={section.crop} is of super-resolution, and task.low_size is 0")
+
+    def encode(frozen, batch):
+        return text.condition(encoder, frozen and frozen["text"], batch)
+
+    call = Call(section.name, (("drop", section.drop), ("flip", section.flip)))
+    more = {"encode": encode} if encoder else {}
+    task = construct(TASKS, call, "task.name", shape, config.data.classes, **more)
+    return super_resolution(task, section.low_size, section.crop) if section.low_size else task
 
 
 class Mathematics(NamedTuple):
@@ -175,33 +219,36 @@ def build_times(config, schedule: Schedule) -> Times:
     return construct(TIMES, call, "diffusion.times", levels=schedule.steps)
 
 
-def build_network(config, task: Task) -> tuple[Callable, Callable]:
+def build_network(config, task: Task, encoder: text.TextEncoder | None) -> tuple[Callable, Callable]:
     """(apply(params, x, noise_input, cond, dropout_key=None) -> out, init(key) -> params) of config.model."""
-    module = build_model(config, task)
+    module = build_model(config, task, encoder)
 
     def apply(params, x, noise_input, cond, dropout_key=None):
         train, rngs = dropout_key is not None, {"dropout": dropout_key}
         return module.apply({"params": params}, x, noise_input, cond, train=train, rngs=rngs if train else None)
 
     def init(key):
-        image, label = jnp.zeros((1, *task.sample_shape), jnp.uint8), jnp.zeros((1,), jnp.int32)
-        x0, cond = task.prepare(None, key[None], {"image": image, "label": label}, False)
+        batch = {"image": jnp.zeros((1, *task.sample_shape), jnp.uint8), "label": jnp.zeros((1,), jnp.int32)}
+        x0, cond = task.prepare(None, key[None], batch | example_text(encoder), False)
         return module.init({"params": key}, x0, jnp.zeros((1,)), cond)["params"]
 
     return apply, init
 
 
-def build_model(config, task: Task):
-    """The network of config.model; its sizes and number of labels follow from data and task."""
+def build_model(config, task: Task, encoder: text.TextEncoder | None):
+    """The network of config.model; its sizes, its number of labels and a learned encoder follow from the rest."""
     fields = config.model.to_dict()
-    height, _, channels = config.data.shape
+    name, (height, _, channels) = fields.pop("name"), config.data.shape
+    taken = inspect.signature(choose(MODELS, name, "model.name")).parameters
+    check_model(name, fields, taken)
     return construct(
         MODELS,
-        Call(fields.pop("name"), tuple(fields.items())),
+        Call(name, tuple((key, value) for key, value in fields.items() if key in taken)),
         "model.name",
         size=height,
         out_channels=channels * (2 if config.diffusion.loss in losses.LEARNS_VARIANCE else 1),
         num_labels=task.labels,
+        **({"text_encoder": encoder.module} if encoder and encoder.module else {}),
     )
 
 
@@ -212,8 +259,11 @@ def build_optimiser(config):
     return optim.with_clipping(builder(rate, section.b1, section.b2, section.eps, section.weight_decay), section.clip)
 
 
-def build_source(config) -> Callable[[str], Source]:
-    """split -> Source, opened on first use. Raises ValueError where it is not what the config says."""
+def build_source(config, encoder: text.TextEncoder | None) -> Callable[[str], Source]:
+    """split -> Source, opened on first use, its captions as tokens, or as embeddings made before.
+
+    Raises ValueError where it is not what the config says.
+    """
     section = config.data
     builder = choose(DATASETS, section.name, "data.name")
     # Builders name what they take; for tfds the set has a name of its own, and its folder is optional.
@@ -227,7 +277,12 @@ def build_source(config) -> Callable[[str], Source]:
             raise ValueError(
                 f"data.classes={section.classes}, but {section.name} {split} has {len(opened.classes or ())}"
             )
-        return opened
+        if encoder is None:
+            return opened
+        if config.text.embeddings:
+            sizes = dict(width=encoder.width, length=encoder.length, max_bad_share=section.max_bad_share)
+            return embeddings.embedded(opened, config.text.embeddings, split, **sizes)
+        return captions.tokenised(opened, encoder.tokenise)
 
     return source
 

@@ -14,9 +14,11 @@ flags.DEFINE_string("workdir", None, "Where the run lies; may be a bucket.", req
 flags.DEFINE_bool("allow_config_change", False, "Resume although keys that shape the result differ.")
 flags.DEFINE_integer("checkpoint", None, "sample, evaluate: the step to use; default the latest.")
 flags.DEFINE_string("ema", None, "sample, evaluate: the average to use, or 'raw'; default the config's first.")
-flags.DEFINE_integer("num", 64, "sample: how many images.", lower_bound=1)
+flags.DEFINE_integer("num", None, "sample: how many images; default one for each prompt, or 64.", lower_bound=1)
 flags.DEFINE_integer("seed", 0, "sample, evaluate: image i has seed SEED + i.", lower_bound=0, upper_bound=2**31)
 flags.DEFINE_string("label", None, "sample: a label for all, or 'balanced'; default as the training set has them.")
+flags.DEFINE_string("prompt", None, "sample: what the images are to show; of models that take text.")
+flags.DEFINE_string("prompts", None, "sample: a file of prompts, one a line, or CSV with columns Prompts, Category.")
 flags.DEFINE_string("sampler", None, "sample, evaluate: overrides config.sampling.sampler, e.g. 'ddim(eta=1.0)'.")
 flags.DEFINE_integer("steps", None, "sample, evaluate: overrides config.sampling.steps.", lower_bound=1)
 flags.DEFINE_float("guidance", None, "sample, evaluate: overrides config.sampling.guidance.")
@@ -29,7 +31,7 @@ flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this
 FLAGS = flags.FLAGS
 
 # Flags that say something in these modes alone; elsewhere a config key does.
-ONLY_IN = dict.fromkeys(("num", "label"), ("sample",))
+ONLY_IN = dict.fromkeys(("num", "label", "prompt", "prompts"), ("sample",))
 ONLY_IN |= dict.fromkeys(("checkpoint", "ema", "seed", "sampler", "steps", "guidance", "out"), ("sample", "evaluate"))
 ONLY_IN |= {"allow_config_change": ("train",)}
 
@@ -55,6 +57,8 @@ def main(argv):
 def check_flags(argv):
     if len(argv) > 1:
         raise ValueError(f"unexpected argument {argv[1]!r}; every option is a flag, --name=value")
+    if "stages" in FLAGS.config and FLAGS.mode != "sample":
+        raise ValueError(f"this config is of a cascade, which only samples: to {FLAGS.mode}, name that of a stage")
     for name, modes in ONLY_IN.items():
         if FLAGS[name].present and FLAGS.mode not in modes:
             where = " or ".join(modes)

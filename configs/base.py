@@ -167,15 +167,47 @@ def images(config, size, channels=3, classes=0):
     config.model.attention = (next((side for side in sizes if side <= 16), sizes[-1]),)
 
 
+def stages(**workdirs):
+    """A cascade: the workdir of each stage's training by the stage's name, and how it samples.
+
+    Stages follow each other by the size of their images. What is left unset is as the stage's own config says.
+    """
+    config = ConfigDict({"stages": {}})
+    for name, workdir in workdirs.items():
+        stage = ConfigDict({"workdir": workdir})
+        stage.checkpoint = config_dict.placeholder(int)  # the latest
+        stage.ema = config_dict.placeholder(str)  # the config's first average
+        for key in ("sampler", "grid", "threshold"):  # the rest as in `sampling` above
+            stage[key] = config_dict.placeholder(str)
+        for key in ("guidance", "guidance_rescale", "aug_level"):
+            stage[key] = config_dict.placeholder(float)
+        for key in ("steps", "batch_size"):
+            stage[key] = config_dict.placeholder(int)
+        config.stages[name] = stage
+    return config
+
+
 def tiny(config):
     """The same recipe on two small levels: a step compiles in seconds, for tests and for trying a change.
 
-    Without a data path it runs on scikit-learn's digits, resized, so that nothing needs to be downloaded.
+    Without a data path it runs on scikit-learn's digits, resized, so that nothing needs to be downloaded. Text goes
+    through a small encoder of bytes, whatever the recipe's.
     """
-    config.data.shape = (8, 8, config.data.shape[2])
-    config.model.update(channels=32, multipliers=(1, 2), blocks=1, dtype="float32")
-    config.model.attention = (4,) if config.model.attention else ()
-    config.model.head_channels = min(config.model.head_channels, 16)
+    side = min(8, config.data.shape[0])
+    config.data.shape = (side, side, config.data.shape[2])
+    config.model.update(channels=32, multipliers=(1, 2), dtype="float32")
+    if config.model.level_blocks:
+        config.model.update(level_blocks=(1, 1), num_heads=2)
+        config.model.attention, config.model.cross_attention = (
+            (2,) if sizes else () for sizes in (config.model.attention, config.model.cross_attention)
+        )
+    else:
+        config.model.blocks = 1
+        config.model.attention = (side // 2,) if config.model.attention else ()
+        config.model.head_channels = min(config.model.head_channels, 16)
+    if config.task.low_size:
+        config.task.update(low_size=4, crop=min(config.task.crop, 4))
+    config.text.update(encoder="bytes(length=16, width=16, layers=1, heads=2)", embeddings="")
     config.optim.update(warmup=min(config.optim.warmup, 1), decay_steps=0)
     config.train.update(batch_size=8, steps=2)
     config.checkpoint.every = config.log.samples_every = config.log.validation_every = 2

@@ -1,10 +1,11 @@
 """From [-1, 1] to uint8, from uint8 to features, and from many images to one picture in a file."""
 
 import io
+import textwrap
 
 import numpy as np
 from etils import epath
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 
 from training.metrics import write_atomic
 
@@ -47,6 +48,22 @@ def make_grid(images: np.ndarray, columns: int | None = None, tile: int = 64) ->
     large = np.pad(large, ((0, rows * columns - count), (0, 2), (0, 2), (0, 0)), constant_values=255)
     large = large.reshape(rows, columns, *large.shape[1:]).swapaxes(1, 2)
     return large.reshape(rows * (height * scale + 2), -1, channels)[:-2, :-2]
+
+
+def captioned_grid(images: np.ndarray, captions: list[str], columns: int | None = None, tile: int = 128) -> np.ndarray:
+    """The same with each image's caption below it, in at most three lines: one image [H W 3]."""
+    scale = max(1, tile // max(require_uint8(images, "images").shape[1:3]))
+    large = images.repeat(scale, axis=1).repeat(scale, axis=2)
+    large = np.broadcast_to(large, (*large.shape[:3], 3))
+    font, width = ImageFont.load_default(11), large.shape[2]
+    lines = [textwrap.wrap(caption, max(8, width // 6), max_lines=3, placeholder=" ..") for caption in captions]
+    height = 14 * max(1, *map(len, lines)) + 4
+    tiles = []
+    for image, text in zip(large, lines):
+        strip = Image.new("RGB", (width, height), "white")
+        ImageDraw.Draw(strip).multiline_text((2, 1), "\n".join(text), fill="black", font=font, spacing=3)
+        tiles.append(np.concatenate([image, np.asarray(strip)]))
+    return make_grid(np.stack(tiles), columns, tile=1)
 
 
 def save_png(path: epath.PathLike, image: np.ndarray) -> None:

@@ -7,11 +7,43 @@ test set). The pixels 0..16 become round(255 v / 16).
 import numpy as np
 
 from input_pipeline import order, resize
-from input_pipeline.source import Source, checked_shape, count_labels, gather
+from input_pipeline.source import Source, checked_shape, column, count_labels, gather
 
 TRAIN = 1500  # the other 297 are held out
 SHAPE = (8, 8, 1)
 SPLITS = ("train", "test")
+
+NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+WORDINGS = (
+    "{a} {name}",
+    "{name}",
+    "{figure}",
+    "the digit {figure}",
+    "the digit {name}",
+    "the number {figure}",
+    "the number {name}",
+    "a handwritten {name}",
+    "a handwritten {figure}",
+    "a picture of {a} {name}",
+    "a drawing of the number {figure}",
+    "an image of the digit {name}",
+    "someone wrote {a} {name}",
+    "this is {a} {name}",
+)
+# Never seen in training: other words around the digit's, and other places for it.
+HELD_OUT_WORDINGS = (
+    "please write {a} {name}",
+    "a photo of the figure {figure}",
+    "{a} {name} in ink",
+    "the handwritten digit {name}",
+    "i want to see the number {figure}",
+    "{name}, written by hand",
+)
+
+
+def prompt(wording: str, digit: int) -> str:
+    """One of WORDINGS, or of HELD_OUT_WORDINGS, for a digit: 'a seven'."""
+    return wording.format(a="an" if digit == 8 else "a", name=NAMES[digit], figure=digit)
 
 
 def _train_quota(counts):
@@ -32,10 +64,11 @@ def _members(labels, split, seed):
     return np.sort(np.concatenate(chosen))
 
 
-def build(split: str, *, shape: tuple = SHAPE, seed: int = 0) -> Source:
+def build(split: str, *, shape: tuple = SHAPE, seed: int = 0, captions: bool = False) -> Source:
     """The `split` ('train': 1,500 images, 'test': 297) of the stratified split drawn by `seed`.
 
-    Another `shape` than 8x8x1 resizes the images: for trying networks that need one.
+    Another `shape` than 8x8x1 resizes the images: for trying networks that need one. captions: each image has one in
+    every one of WORDINGS.
     """
     from sklearn.datasets import load_digits
 
@@ -48,6 +81,8 @@ def build(split: str, *, shape: tuple = SHAPE, seed: int = 0) -> Source:
     if shape != SHAPE:
         image = np.stack([resize.crop(resize.picture(one), shape) for one in image])
     batch = {"image": image, "label": label, "valid": np.ones(len(index), bool)}
+    if captions:
+        batch["captions"] = column([tuple(prompt(wording, digit) for wording in WORDINGS) for digit in label])
     classes = tuple(str(digit) for digit in range(10))
     return Source(
         size=len(index),

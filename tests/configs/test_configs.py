@@ -15,7 +15,9 @@ from plans import settings_of
 from workdir import flatten
 
 ROOT = pathlib.Path(__file__).parents[2]
-NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in ("__init__", "base"))
+CASCADES = ("imagen",)  # of trained models: tests/test_cascade.py
+OTHERS = ("__init__", "base", *CASCADES)
+NAMES = sorted(path.stem for path in (ROOT / "configs").glob("*.py") if path.stem not in OTHERS)
 PARAMETERS = {"cifar10": 35_746_307, "celebahq256": 113_673_219, "imagenet64": 295_904_454}
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.images import make_grid, pixels, save_png, to_uint8
+from evaluation.images import captioned_grid, make_grid, pixels, save_png, to_uint8
 
 LEVELS = np.arange(256, dtype=np.uint8)
 
@@ -41,6 +41,17 @@ def test_a_grid_holds_each_image_in_its_place(count, columns, rows, shape):
         tile = grid[top : top + height - 2, left : left + width - 2]
         np.testing.assert_array_equal(tile[::scale, ::scale], image)
         np.testing.assert_array_equal(tile[scale - 1 :: scale, scale - 1 :: scale], image)
+
+
+def test_a_caption_stands_below_its_image_and_leaves_its_pixels_alone():
+    images = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 1), np.uint8)
+    captions = ["a seven", "", "a prompt of very many words that no tile is wide enough for, " * 5]
+    grid = captioned_grid(images, captions, columns=3, tile=128)
+    for i, image in enumerate(images):
+        tile = grid[:128, i * 130 : i * 130 + 128]
+        np.testing.assert_array_equal(tile[::16, ::16], np.repeat(image, 3, axis=-1))
+    ink = [(grid[128:, i * 130 : i * 130 + 128] < 128).any() for i in range(3)]
+    assert ink == [True, False, True] and grid.shape[0] < 128 + 60 and (grid[-1] == 255).all()
 
 
 @pytest.mark.parametrize("shape", [(5, 7, 3), (5, 7, 1), (5, 7)])

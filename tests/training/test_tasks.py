@@ -80,3 +80,42 @@ def test_impossible_tasks_are_refused():
         TASKS["class"]((4, 4, 1), 0, drop=0.0, flip=False)
     with pytest.raises(ValueError, match="task.drop=0.1"):
         TASKS["unconditional"]((4, 4, 1), 0, drop=0.1, flip=False)
+
+
+def text_task(drop):
+    return TASKS["text"]((4, 6, 1), 0, drop=drop, flip=False, encode=lambda frozen, text: text)
+
+
+def captioned(n, seed=0):
+    rng = np.random.default_rng(seed)
+    mask = np.arange(5) < rng.integers(1, 6, n)[:, None]
+    text = rng.normal(size=(n, 5, 3)).astype(np.float32) * mask[:, :, None]
+    return batch(n) | {"text": jnp.asarray(text), "text_mask": jnp.asarray(mask)}
+
+
+def test_no_text_is_the_same_in_training_and_in_sampling_and_tells_no_length():
+    task = text_task(1.0)
+    trained = task.prepare(None, keys(16), captioned(16), True)[1]
+    sampled = task.null(text_task(0.0).prepare(None, keys(16), captioned(16), False)[1])
+    assert trained.keys() == sampled.keys() == {"text", "text_mask"}
+    for name, rows in sampled.items():
+        np.testing.assert_array_equal(rows, trained[name])
+        assert rows.dtype == trained[name].dtype and not np.any(rows)
+
+
+def test_a_text_and_its_mask_are_dropped_together_at_the_rate_asked_for():
+    n, rate = 4000, 0.1
+    _, cond = text_task(rate).prepare(None, keys(n), captioned(n), True)
+    gone = ~np.asarray(cond["text_mask"]).any(axis=1)
+    np.testing.assert_array_equal(gone, np.abs(cond["text"]).sum(axis=(1, 2)) == 0)
+    assert abs(gone.mean() - rate) < 4 * np.sqrt(rate * (1 - rate) / n)
+
+
+def test_what_a_sample_is_given_is_what_an_example_would_be():
+    task, examples = text_task(0.1), captioned(4)
+    given = task.given(examples)
+    assert given.keys() == {"text", "text_mask"}
+    told = task.condition(None, keys(4), given | {"aug_level": jnp.zeros(4)})
+    trained = task.prepare(None, keys(4), examples, False)[1]
+    assert told.keys() == trained.keys()
+    assert all(np.array_equal(told[name], trained[name]) for name in told)
