@@ -70,6 +70,7 @@ def trained(tmp_path_factory):
     runs = tmp_path_factory.mktemp("runs")
     for name, arg in (("digits_text4", "tiny,size=4"), ("digits_text8", "tiny,low=4")):
         config = digits_text.get_config(arg)
+        config.model.update(channels=8, multipliers=(1,), groups=4, num_heads=2, attention=())
         experiment = build(config)
         state = experiment.init()
         records.write_config(runs / name, config)
