@@ -4,13 +4,15 @@ import csv
 import io
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from absl import logging
 from etils import epath
 
 import drawing
 from experiment import Experiment
-from models.text import TextEncoder, batch_of
+from models.text import batch_of
+from training import sharding
 
 
 class Prompt(NamedTuple):
@@ -48,13 +50,13 @@ def asked(experiment: Experiment, config, workdir, flags, seeds) -> Asked:
                 "--label, --prompt and --prompts: this is a stage of a cascade, name the cascade's --config"
             )
         return Asked(drawing.held_out(experiment, config.data.eval_split, seeds), config.data.eval_split, [])
-    return of_flags(experiment.text, config, workdir, flags, seeds)
+    return of_flags(experiment, config, workdir, flags, seeds)
 
 
-def of_flags(encoder: TextEncoder | None, config, workdir, flags, seeds) -> Asked:
+def of_flags(experiment: Experiment, config, workdir, flags, seeds) -> Asked:
     """The same without smaller images: of a model that starts from noise. Image i has prompt i modulo their number."""
     prompts = asked_prompts(flags)
-    if encoder is None:
+    if experiment.text is None:
         if prompts:
             raise ValueError(f"--prompt, --prompts: this model takes no text (task.name={config.task.name})")
         return Asked(*drawing.asked_condition(flags.label, config, workdir, seeds), [])
@@ -62,7 +64,7 @@ def of_flags(encoder: TextEncoder | None, config, workdir, flags, seeds) -> Aske
         raise ValueError(f"--label={flags.label}: this model takes prompts (--prompt, --prompts), no labels")
     if not prompts:
         raise ValueError("this model takes text: give --prompt='..', or --prompts=FILE with one a line")
-    rows, cut = told(encoder, [prompt.text for prompt in prompts])
+    rows, cut = told(experiment, [prompt.text for prompt in prompts])
     place = np.arange(len(seeds)) % len(prompts)
     return Asked({name: row[place] for name, row in rows.items()}, "prompts", [prompts[i] for i in place], cut)
 
@@ -109,10 +111,30 @@ def asked_prompts(flags) -> list[Prompt]:
     return [] if flags.prompt is None else [Prompt(flags.prompt.strip())]
 
 
-def told(encoder: TextEncoder, prompts: list[str]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """(rows of text for each of the prompts, which of them were cut: said, too)."""
+def told(experiment: Experiment, prompts: list[str]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
+    """(rows of text for each of the prompts, which of them were cut: said, too).
+
+    A frozen encoder is read, used and let go here, so that its parameters and the network's need not fit beside each
+    other.
+    """
+    encoder = experiment.text
     rows, cut = batch_of(encoder, prompts)
     lost = tuple(prompt for prompt, was in zip(prompts, cut) if was)
     if lost:
         logging.warning("%d prompts were cut at %d tokens: %s ..", len(lost), encoder.length, lost[0][:60])
-    return rows, lost
+    if "tokens" not in rows or encoder.encode is None:
+        return rows, lost
+    params, encode = encoder.load(sharding.placement(experiment.mesh)), jax.jit(encoder.encode)
+    texts = []
+    for first in range(0, len(prompts), AT_ONCE):
+        part = np.arange(first, first + AT_ONCE).clip(max=len(prompts) - 1)
+        texts.append(np.asarray(encode(params, rows["tokens"][part], rows["text_mask"][part])))
+    return {"text": np.concatenate(texts)[: len(prompts)], "text_mask": rows["text_mask"]}, lost
+
+
+def without_encoder(experiment: Experiment, asked: Asked) -> Experiment:
+    """The experiment as it samples what is encoded already: its frozen encoder is not read."""
+    return experiment._replace(frozen=lambda: None) if "text" in asked.given else experiment
+
+
+AT_ONCE = 16  # prompts encoded at once

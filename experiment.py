@@ -37,6 +37,7 @@ class Experiment(NamedTuple):
     source: Callable[[str], Source]  # split -> its images
     batches: Callable[[int], Iterator[dict]]  # step -> the training batches from there on, on the devices
     frozen: Callable[[], Any]  # parameters that are not trained, loaded once; None where there are none
+    abstract_frozen: Any  # their shapes, types and shardings
     init: Callable[..., TrainState]  # (seed, lr), or the config's; jitted, laid out over the mesh
     abstract: TrainState  # shapes, types and shardings of the state
     train_step: Callable  # (state, frozen, batch) -> (state, sums)
@@ -56,7 +57,8 @@ def build(config, mesh=None) -> Experiment:
     encoder = build_text(config)
     task = build_task(config, encoder)
     diffusion = build_diffusion(config)
-    apply, init_network = build_network(config, task, encoder)
+    frozen, abstract_frozen = build_frozen(config, mesh, encoder)
+    apply, init_network = build_network(config, task, encoder, abstract_frozen)
     apply = sharding.gathering(mesh, apply)
     network_calls(settings_of(config), diffusion.initial.schedule)
     plan_of(config, settings_of(config), diffusion.initial.schedule)
@@ -91,7 +93,8 @@ def build(config, mesh=None) -> Experiment:
         mesh=mesh,
         source=source,
         batches=functools.partial(device_batches, config, source, mesh),
-        frozen=build_frozen(config, encoder),
+        frozen=frozen,
+        abstract_frozen=abstract_frozen,
         init=init,
         abstract=sharding.laid_out(shapes, placed),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(placed, whole)),
@@ -117,25 +120,28 @@ def build_text(config) -> text.TextEncoder | None:
     return encoder
 
 
-def example_text(encoder: text.TextEncoder | None) -> dict[str, jax.Array]:
-    """The text part of a batch of one, from whose shapes a network is made."""
-    if encoder is None:
-        return {}
-    mask, shape = jnp.ones((1, encoder.length), bool), (1, encoder.length)
-    if encoder.module:
-        return {"tokens": jnp.zeros(shape, jnp.int32), "text_mask": mask}
-    return {"text": jnp.zeros((*shape, encoder.width)), "text_mask": mask}
-
-
-def build_frozen(config, encoder: text.TextEncoder | None) -> Callable[[], Any]:
-    """-> the parameters that are not trained, read once; None where there are none."""
+def build_frozen(config, mesh, encoder: text.TextEncoder | None) -> tuple[Callable[[], Any], Any]:
+    """(-> the parameters that are not trained, read once and laid out over the mesh; their shapes). None without any."""
+    shapes = encoder.abstract() if encoder and not config.text.embeddings else None
+    if shapes is None:
+        return lambda: None, None
 
     @functools.cache
     def frozen():
-        params = encoder.load() if encoder else None
-        return None if params is None else {"text": params}
+        return {"text": encoder.load(sharding.placement(mesh))}
 
-    return frozen
+    return frozen, {"text": sharding.laid_out(shapes, sharding.layout(mesh, shapes))}
+
+
+def example(config, encoder: text.TextEncoder | None) -> dict[str, np.ndarray]:
+    """A training batch of one, all zeros."""
+    batch = empty_batch(1, tuple(config.data.shape))
+    if encoder is None:
+        return batch
+    batch["text_mask"] = np.zeros((1, encoder.length), bool)
+    if config.text.embeddings:
+        return batch | {"text": np.zeros((1, encoder.length, encoder.width), embeddings.ROW_TYPE)}
+    return batch | {"tokens": np.zeros((1, encoder.length), np.int32)}
 
 
 def build_task(config, encoder: text.TextEncoder | None) -> Task:
@@ -219,7 +225,7 @@ def build_times(config, schedule: Schedule) -> Times:
     return construct(TIMES, call, "diffusion.times", levels=schedule.steps)
 
 
-def build_network(config, task: Task, encoder: text.TextEncoder | None) -> tuple[Callable, Callable]:
+def build_network(config, task: Task, encoder: text.TextEncoder | None, frozen) -> tuple[Callable, Callable]:
     """(apply(params, x, noise_input, cond, dropout_key=None) -> out, init(key) -> params) of config.model."""
     module = build_model(config, task, encoder)
 
@@ -228,8 +234,9 @@ def build_network(config, task: Task, encoder: text.TextEncoder | None) -> tuple
         return module.apply({"params": params}, x, noise_input, cond, train=train, rngs=rngs if train else None)
 
     def init(key):
-        batch = {"image": jnp.zeros((1, *task.sample_shape), jnp.uint8), "label": jnp.zeros((1,), jnp.int32)}
-        x0, cond = task.prepare(None, key[None], batch | example_text(encoder), False)
+        prepare = functools.partial(task.prepare, train=False)
+        shapes = jax.eval_shape(prepare, frozen, key[None], example(config, encoder))
+        x0, cond = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return module.init({"params": key}, x0, jnp.zeros((1,)), cond)["params"]
 
     return apply, init
@@ -304,8 +311,7 @@ def device_batches(config, source, mesh, start: int) -> Iterator[dict]:
 
 def abstract_batch(config, mesh, rows: int) -> dict:
     """Shapes, types and layout of a training batch of so many rows; no data is opened."""
-    batch = empty_batch(1, tuple(config.data.shape))
-    split = sharding.over_data(mesh)
+    batch, split = example(config, build_text(config)), sharding.over_data(mesh)
     return {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype, sharding=split) for name, x in batch.items()}
 
 
@@ -315,7 +321,7 @@ def model_flops(config) -> int:
     config.model.remat = "none"
     built = build(config, sharding.abstract_mesh({"data": 1, "fsdp": 1, "tensor": 1}, 1))
     batch = abstract_batch(config, built.mesh, config.train.batch_size)
-    return flops.count(jax.make_jaxpr(built.train_step)(built.abstract, jax.eval_shape(built.frozen), batch))
+    return flops.count(jax.make_jaxpr(built.train_step)(built.abstract, built.abstract_frozen, batch))
 
 
 def build_validation(config, source, mesh, losses_of: Callable) -> Callable:

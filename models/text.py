@@ -39,6 +39,7 @@ class TextEncoder(NamedTuple):
     width: int  # d
     length: int  # l
     load: Callable[..., Any] = lambda shardings=None: None  # shardings(name, shape) -> Sharding -> its parameters
+    abstract: Callable[[], Any] = lambda: None  # their shapes and types
     encode: Callable | None = None  # (params, tokens [b l], mask [b l]) -> [b l d]; None: learned
     traced: bool = True  # False: encode runs on the host, outside of jit, on NumPy arrays
     module: nn.Module | None = None  # learned with the network
@@ -91,12 +92,15 @@ def t5_encoder(*, path: str, length: int = 128, dtype: str = "bfloat16") -> Text
         found, abstract = hf_weights.tensors(path), t5.abstract_params(size)
         return hf_weights.load(found, t5.PUBLISHED, abstract, shardings, dtype, t5.NOT_ENCODER)
 
+    def abstract():
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, dtype), t5.abstract_params(size))
+
     def encode(params, tokens, mask):
         # An accelerator's default for float32 is a product of bfloat16s.
         with jax.default_matmul_precision("highest" if dtype == jnp.float32 else None):
             return module.apply({"params": params}, tokens, mask)
 
-    return TextEncoder(lambda prompts: tokenise()(prompts), size.width, length, load, encode)
+    return TextEncoder(lambda prompts: tokenise()(prompts), size.width, length, load, abstract, encode)
 
 
 def hf_encoder(*, path: str, length: int) -> TextEncoder:

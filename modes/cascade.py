@@ -40,17 +40,18 @@ def sample_cascade(config, flags) -> None:
     stages = read_stages(config)
     out = epath.Path(absolute(flags.out or flags.workdir))
     seeds = flags.seed + np.arange(conditions.number(flags))
-    first, images, facts = None, None, {}
+    before, images, facts = [], None, {}
     for stage in stages:
         began = time.perf_counter()
         experiment = build(stage.config)
-        asked = told(stage, experiment, flags, seeds, first)
-        first = first or asked
+        asked = told(stage, experiment, flags, seeds, before)
+        before.append((stage, asked))
+        experiment = conditions.without_encoder(experiment, asked)
         given = asked.given if images is None else asked.given | {"low_res": images}
         weights = restored(stage.config, experiment, stage.workdir, stage.asked)
         images = drawing.draw(experiment, stage.config, weights.params, seeds, given, stage.settings)
         prompts, columns = [prompt.text for prompt in asked.prompts], asked.columns(stage.config.data.classes)
-        drawing.write_images(out / stage.name, images, seeds, first.given.get("label"), prompts, columns)
+        drawing.write_images(out / stage.name, images, seeds, before[0][1].given.get("label"), prompts, columns)
         facts[stage.name] = {"workdir": str(stage.workdir)} | asked.facts()
         facts[stage.name] |= provenance(stage.config, experiment, weights, stage.settings, flags)
         seconds = time.perf_counter() - began
@@ -97,12 +98,15 @@ def check_chain(stages: list[Stage]) -> None:
             raise ValueError(f"stage {after.name} takes images of {wanted}, and stage {before.name} makes {made}")
 
 
-def told(stage: Stage, experiment: Experiment, flags, seeds, first: Asked | None) -> Asked:
-    """What the images of a stage are given beside smaller ones: what those of the first stage were asked for."""
-    if first is None:
-        return conditions.of_flags(experiment.text, stage.config, stage.workdir, flags, seeds)
+def told(stage: Stage, experiment: Experiment, flags, seeds, before: list[tuple[Stage, Asked]]) -> Asked:
+    """What the images of a stage are given beside smaller ones: the prompts or labels of the stages before it."""
     if experiment.text:
-        return conditions.of_flags(experiment.text, stage.config, stage.workdir, flags, seeds)
+        encoder = stage.config.text.encoder  # prompts are encoded once for stages of one encoder
+        same = (asked for other, asked in before if "text_mask" in asked.given and other.config.text.encoder == encoder)
+        return next(same, None) or conditions.of_flags(experiment, stage.config, stage.workdir, flags, seeds)
+    if not before:
+        return conditions.of_flags(experiment, stage.config, stage.workdir, flags, seeds)
+    first = before[0][1]
     if not experiment.task.labels:
         return first._replace(given={})
     if "label" not in first.given:

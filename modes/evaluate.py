@@ -98,7 +98,7 @@ def evaluate_wordings(config, experiment, weights, settings, seed) -> Iterator[t
     for name, wordings in ("seen", digits.WORDINGS), ("held_out", digits.HELD_OUT_WORDINGS):
         asked = seeds % 10
         prompts = [digits.prompt(wordings[seed // 10 % len(wordings)], digit) for seed, digit in zip(seeds, asked)]
-        rows, _ = conditions.told(experiment.text, prompts)
+        rows, _ = conditions.told(experiment, prompts)
         images = drawing.draw(experiment, config, weights.params, seeds, rows, settings)
         facts = {"n": len(seeds), "wordings": len(wordings), "classifier": "SVC, pixels"}
         yield f"read/{name}_wordings", Result(agreement(classify, images, asked), facts)

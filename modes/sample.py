@@ -24,6 +24,7 @@ def sample(config, flags) -> None:
     settings = asked_settings(config, flags)
     seeds = flags.seed + np.arange(conditions.number(flags))
     asked = conditions.asked(experiment, config, workdir, flags, seeds)
+    experiment = conditions.without_encoder(experiment, asked)
     weights = restored(config, experiment, workdir, flags)
     out = epath.Path(absolute(flags.out)) if flags.out else workdir / "samples" / f"sample_{weights.step:08}"
     began = time.perf_counter()

@@ -17,7 +17,8 @@ def flags(**given):
 
 def asked(n=4, **given):
     config = digits_text.get_config("tiny")
-    return conditions.of_flags(build_text(config), config, None, flags(**given), np.arange(n))
+    experiment = SimpleNamespace(text=build_text(config))
+    return conditions.of_flags(experiment, config, None, flags(**given), np.arange(n))
 
 
 def written(tmp_path, name, text):
@@ -92,7 +93,7 @@ def test_prompts_say_nothing_to_a_model_without_text():
     config = digits_text.get_config("tiny")
     config.task.name = "class"
     with pytest.raises(ValueError, match="takes no text .task.name=class"):
-        conditions.of_flags(None, config, None, flags(prompt="a seven"), np.arange(2))
+        conditions.of_flags(SimpleNamespace(text=None), config, None, flags(prompt="a seven"), np.arange(2))
 
 
 def test_digits_have_a_caption_in_every_wording_and_none_in_those_that_are_kept():

@@ -13,7 +13,6 @@ import multiprocessing
 import re
 import time
 
-import jax
 from etils import epath
 from jax.experimental import topologies
 
@@ -66,7 +65,7 @@ def report(config, slice_: Slice, cache: epath.Path) -> dict:
     built = experiment.build(config, mesh)
     batch = experiment.abstract_batch(config, mesh, config.train.batch_size)
     began = time.perf_counter()
-    lowered = built.train_step.lower(built.abstract, jax.eval_shape(built.frozen), batch)
+    lowered = built.train_step.lower(built.abstract, built.abstract_frozen, batch)
     versions = [importlib.metadata.version(name) for name in ("jax", "libtpu")]
     key = hashlib.sha256("\n".join([str(slice_), *versions, lowered.as_text()]).encode()).hexdigest()[:20]
     path = cache / f"{slice_.chip}_{key}.json"

@@ -51,7 +51,7 @@ def estimate(config, chips: int) -> Estimate:
     experiment.check_batches(config, mesh)
     parts, state = sharding.batch_parts(mesh), built.abstract
     batch = experiment.abstract_batch(config, mesh, config.train.batch_size // parts)
-    one = jax.make_jaxpr(built.train_step)(state, jax.eval_shape(built.frozen), batch)  # on one chip's rows
+    one = jax.make_jaxpr(built.train_step)(state, built.abstract_frozen, batch)  # on one chip's rows
     held = sharding.bytes_per_device(state.params)
     program = follow(one, {leaf.shape for leaf in jax.tree.leaves(state.params)})
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))

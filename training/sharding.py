@@ -109,6 +109,11 @@ def spec_of(mesh, name: str, shape: tuple[int, ...]) -> P:
     return P(*axes)
 
 
+def placement(mesh: Mesh):
+    """(name, shape) -> the sharding of a parameter that is read rather than made."""
+    return lambda name, shape: NamedSharding(mesh, spec_of(mesh, name, shape))
+
+
 def like(shape: tuple[int, ...], spec: P, own: tuple[int, ...], parts: list[str]) -> P:
     """How a leaf of shape `own`, whose name has `parts`, lies beside its parameter of `shape` and `spec`."""
     if own == shape:
