@@ -26,14 +26,13 @@ FLAGS = flags.FLAGS
 def compile_ahead(size, devices) -> None:
     import jax
     import jax.numpy as jnp
-    from jax.sharding import NamedSharding
-    from jax.sharding import PartitionSpec as P
 
     from models import t5
-    from tools.embed_captions import split_largest
+    from tools.embed_captions import layout
+    from training.sharding import over_data
 
-    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    rows, rule = NamedSharding(mesh, P("data")), split_largest(mesh)
+    mesh, rule = layout(devices)
+    rows = over_data(mesh)
 
     def abstract(shape, dtype, sharding):
         return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax.traverse_util import flatten_dict, unflatten_dict
 
@@ -104,17 +105,17 @@ def load(
 ) -> Any:
     """The parameters, of the tree of `abstract` (shapes), as arrays of `dtype` laid out by shardings(name, shape).
 
-    Without shardings all lie on the first device. Only the parts that this process's devices hold are read, a
-    parameter at a time. Raises ValueError as `check` does.
+    Without shardings they are whole on the first device, and follow what else a program is given. Only the parts that
+    this process's devices hold are read, a parameter at a time. Raises ValueError as `check` does.
     """
     shapes = {path: leaf.shape for path, leaf in flatten_dict(abstract, sep="/").items()}
     stored = check(found, pieces, shapes, others)
-    first = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
 
     def array(path):
-        sharding = shardings(path, shapes[path]) if shardings else first
         part = _part(stored[path], pieces[path], dtype)
-        return jax.make_array_from_callback(shapes[path], sharding, part)
+        if shardings is None:
+            return jnp.asarray(part((slice(None),) * len(shapes[path])))
+        return jax.make_array_from_callback(shapes[path], shardings(path, shapes[path]), part)
 
     return unflatten_dict({path: array(path) for path in shapes}, sep="/")
 

@@ -21,8 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import NamedSharding
 
 from calls import named
 from input_pipeline import embeddings
@@ -32,6 +31,7 @@ from models.text import TEXT_ENCODERS, TextEncoder
 from models.tokenizers import Tokens
 from tools import command, pack_inputs
 from tools.shards import check_settings, local_folder, read_notes, shard_paths, write_json, write_shard
+from training import sharding
 
 SHARD_BYTES = 2**28  # about, where --shards is not given
 AT_ONCE = 512  # examples whose embeddings are in memory while a shard is written
@@ -99,22 +99,16 @@ def estimate(items, read: Callable, width: int, max_bad_share: float, pool) -> E
     return Estimate(*(number * total / len(sample) for number in (captions, tokens, size)))
 
 
-def split_largest(mesh) -> Callable:
-    """A rule (name, shape) -> Sharding: the largest dimension that divides is split over the mesh's devices."""
-
-    def rule(name, shape):
-        fitting = [axis for axis, length in enumerate(shape) if length % mesh.size == 0]
-        axis = max(fitting, key=lambda axis: shape[axis], default=None)
-        return NamedSharding(mesh, P(*("data" if i == axis else None for i in range(len(shape)))))
-
-    return rule
+def layout(devices) -> tuple[jax.sharding.Mesh, Callable]:
+    """(a mesh of these devices, the rule by which parameters are split over all of them)."""
+    mesh = sharding.make_mesh({"data": 1, "fsdp": -1, "tensor": 1}, devices)
+    return mesh, lambda name, shape: NamedSharding(mesh, sharding.spec_of(mesh, name, shape))
 
 
 def device_encoder(encoder: TextEncoder, devices) -> Callable:
     """encode(tokens [b l], mask [b l]) -> bfloat16 [b l d] over these devices, b a multiple of them."""
-    mesh = jax.make_mesh((len(devices),), ("data",), devices=devices, axis_types=(AxisType.Auto,))
-    rows = NamedSharding(mesh, P("data"))
-    params = encoder.load(split_largest(mesh))
+    mesh, rule = layout(devices)
+    params, rows = encoder.load(rule), sharding.over_data(mesh)
     run = jax.jit(lambda *inputs: encoder.encode(*inputs).astype(jnp.bfloat16), out_shardings=rows)
     return lambda tokens, mask: run(params, *jax.device_put((tokens, mask), rows))
 

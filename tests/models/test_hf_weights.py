@@ -49,6 +49,7 @@ def test_the_same_numbers_on_one_device_and_on_a_mesh(tmp_path, files):
         for path, array in params.items():
             np.testing.assert_array_equal(array, expected(path))
             assert shardings is None or array.sharding == over_two_axes(path, array.shape)
+            assert shardings or not array.committed  # a program on a mesh takes them as well
 
 
 def test_no_more_is_read_than_the_devices_hold(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ import jax
 import ml_dtypes
 import numpy as np
 import pytest
+from jax.sharding import PartitionSpec as P
 from PIL import Image
 
 from input_pipeline import DATASETS, arrayrecord, embeddings, evaluation_batches, train_batches
@@ -17,12 +18,12 @@ from models.t5 import Size
 from models.text import batch_of
 from tests.models import small_t5
 from tools import embed_captions, shards
-from tools.embed_captions import embed, main, padded_length, split_largest
+from tools.embed_captions import embed, layout, main, padded_length
 from tools.pack import pack
 
 SHAPE = (2, 2, 3)
 SPIECE = pathlib.Path(__file__).parents[1] / "models" / "golden" / "spiece" / "spiece.model"
-SIZE = Size(16, 24, 2, 8, 2, 64)
+SIZE = Size(64, 96, 4, 16, 2, 64)  # matrices large enough to be split
 LENGTH = 40
 PLACES = ["in the snow", "on the table at night", "under an old tree " * 6]
 CAPTIONS = [[f"a cat {place}" for place in PLACES[: 1 + i % 3]] for i in range(21)]
@@ -161,7 +162,7 @@ def test_embeddings_of_the_same_images_are_known_however_they_were_read(images, 
         embeddings.embedded(folder, str(tmp_path / "tars"), **given)
     for change in ({"width": 8}, {"length": LENGTH - 1}):
         with pytest.raises(
-            ValueError, match="holds embeddings 16 wide, of captions of up to 40 tokens; the encoder is"
+            ValueError, match="holds embeddings 64 wide, of captions of up to 40 tokens; the encoder is"
         ):
             embeddings.embedded(folder, str(tmp_path / "folder"), **given | change)
     assert embeddings.embedded(folder, str(tmp_path / "folder"), **given | {"length": 50}).size == 21
@@ -240,16 +241,14 @@ def test_records_say_how_long_they_are():
         embeddings.decode(record, 4)
 
 
-def test_the_largest_dimension_that_divides_is_split():
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    specs = {
-        (24, 4096, 10240): (None, None, "data"),
-        (32, 64): (None, "data"),
-        (3, 5): (None, None),
-        (40, 7): ("data", None),
-    }
-    for shape, axes in specs.items():
-        assert tuple(split_largest(mesh)("name", shape).spec) == axes
+def test_the_encoder_is_split_over_all_devices(spec):
+    mesh, rule = layout(jax.devices())
+    params = embed_captions.build_encoder(spec).load(rule)
+    assert params["blocks"]["wi_0"]["kernel"].addressable_shards[0].data.size == 2 * 64 * 96 / 8
+    assert rule("blocks/wi_0/kernel", (24, 4096, 10240)).spec == P(None, None, "fsdp") and mesh.size == 8
+
+
+def test_few_lengths_have_a_program():
     assert [padded_length(n, 100) for n in (0, 16, 17, 64, 65, 100)] == [16, 16, 32, 64, 100, 100]
 
 
