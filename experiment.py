@@ -121,7 +121,7 @@ def build_text(config) -> text.TextEncoder | None:
 
 
 def build_frozen(config, mesh, encoder: text.TextEncoder | None) -> tuple[Callable[[], Any], Any]:
-    """(-> the parameters that are not trained, read once and laid out over the mesh; their shapes). None without any."""
+    """(-> the parameters that are not trained, read once, laid out over the mesh; their shapes). None without any."""
     shapes = encoder.abstract() if encoder and not config.text.embeddings else None
     if shapes is None:
         return lambda: None, None
