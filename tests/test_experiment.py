@@ -59,7 +59,7 @@ BAD = {
     "sampling.aug_level=0.2 is of super-resolution, and task.low_size is 0": {"sampling": {"aug_level": 0.2}},
     r"model.cross_attention=\(4,\) is not taken by model.name=unet, which takes": {"model": {"cross_attention": (4,)}},
     "task.drop=1.5 is a share": {"task": {"drop": 1.5}},
-    "optim.name='sgd' is unknown; choose from adam, adamw": {"optim": {"name": "sgd"}},
+    "optim.name='sgd' is unknown; choose from adafactor, adam, adamw": {"optim": {"name": "sgd"}},
     "weight_decay=0.1 has no place in adam": {"optim": {"weight_decay": 0.1}},
     "optim.accumulate=0 must be 1 or more": {"optim": {"accumulate": 0}},
     "log.every=0 must be 1 or more": {"log": {"every": 0}},
