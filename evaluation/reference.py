@@ -87,7 +87,8 @@ def load(path: epath.PathLike, made_of: MadeOf) -> Reference:
 def flat(statistics: Statistics) -> dict[str, np.ndarray]:
     """'pool/mean' and so on; kept and index by their own names."""
     groups = {"pool": statistics.pool, "spatial": statistics.spatial, "classes": statistics.classes}
-    arrays = {f"{group}/{key}": np.asarray(x) for group, parts in groups.items() for key, x in parts._asdict().items()}
+    there = {group: parts._asdict() for group, parts in groups.items() if parts is not None}
+    arrays = {f"{group}/{key}": np.asarray(x) for group, parts in there.items() for key, x in parts.items()}
     return arrays | {"kept": statistics.kept, "index": statistics.index}
 
 
@@ -95,9 +96,18 @@ def unflat(arrays: dict[str, np.ndarray]) -> Statistics:
     def group(kind, name):
         return kind(**{key: arrays[f"{name}/{key}"] for key in kind._fields})
 
-    pool, spatial = (group(Moments, name) for name in ("pool", "spatial"))
-    pool, spatial = (moments._replace(count=int(moments.count)) for moments in (pool, spatial))
-    return Statistics(pool, spatial, group(ClassSums, "classes"), arrays["kept"], arrays["index"])
+    def moments(name):
+        found = group(Moments, name)
+        return found._replace(count=int(found.count))
+
+    inception = "spatial/mean" in arrays
+    return Statistics(
+        moments("pool"),
+        moments("spatial") if inception else None,
+        group(ClassSums, "classes") if inception else None,
+        arrays["kept"],
+        arrays["index"],
+    )
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:
