@@ -73,12 +73,13 @@ def flow(
     return bits
 
 
-def likelihood(bits: Callable[[dict], dict], batches: Iterable[dict], settings: dict) -> Iterator[tuple[str, Result]]:
-    """Means over the valid images of host batches, each with its standard error. bits: (batch) -> {name: [b]}."""
+def likelihood(bits: Callable, batches: Iterable[dict], settings: dict) -> Iterator[tuple[str, Result]]:
+    """Means over the valid images, each with its standard error. bits: (batch) -> ({name: [b]}, valid [b])."""
     found: dict[str, list] = {}
     for batch in batches:
-        for name, values in bits(batch).items():
-            found.setdefault(name, []).append(np.asarray(values, np.float64)[batch["valid"]])
+        values, valid = bits(batch)
+        for name, each in values.items():
+            found.setdefault(name, []).append(np.asarray(each, np.float64)[np.asarray(valid)])
     for name, parts in found.items():
         values = np.concatenate(parts)
         error = float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None

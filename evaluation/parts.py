@@ -18,6 +18,7 @@ from etils import epath
 from evaluation.features import Progress
 from evaluation.images import require_uint8
 from evaluation.reference import digest, flat, unflat
+from training import hosts
 from training.metrics import write_atomic
 
 SAVE_SECONDS = 30  # between two writes of statistics: they are 180 MB of Inception's
@@ -46,11 +47,12 @@ def load(path: epath.Path) -> np.ndarray:
 
 
 def draw_parts(folder: epath.Path, n: int, size: int, sample: Callable[[int, int], np.ndarray]) -> Parts:
-    """Draws the parts that the folder lacks; each is whole or absent."""
+    """Draws the parts that the folder lacks; each is whole or absent. Several processes draw together, one writes."""
     parts = Parts(folder, n, size)
     for start in range(0, n, size):
-        if not parts.path(start).exists():
+        if not hosts.agreed(parts.path(start).exists()):
             write_array(parts.path(start), require_uint8(sample(start, min(start + size, n)), "samples"))
+    hosts.agreed(True)  # waits until the last part is written
     return parts
 
 

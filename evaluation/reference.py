@@ -18,6 +18,7 @@ from etils import epath
 from evaluation.features import SEED, SPLITS, Statistics
 from evaluation.frechet import Moments
 from evaluation.inception_score import ClassSums
+from training import hosts
 from training.metrics import write_atomic
 
 
@@ -56,6 +57,7 @@ def cached(path: epath.PathLike, made_of: MadeOf, make: Callable[[], Statistics]
     """The reference in `path`, made and written there first if need be. Raises what `load` raises."""
     if not epath.Path(path).exists():
         save(path, make(), made_of)
+    hosts.agreed(True)  # of several processes one has written it
     return load(path, made_of)
 
 

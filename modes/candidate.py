@@ -22,7 +22,7 @@ from models import inception, towers
 from models.towers import LoadedVision
 from modes.weights import Weights
 from plans import Settings
-from training import sharding
+from training import hosts, sharding
 
 PART = 250  # images in a file, in whole batches: what a kill can cost
 
@@ -32,6 +32,7 @@ class Judge:
 
     def __init__(self, config, experiment: Experiment, workdir: epath.Path):
         self.config, self.experiment, self.workdir = config, experiment, workdir
+        self.mesh = sharding.data_mesh(jax.local_devices())  # of several processes each judges all samples
 
     @functools.cached_property
     def frozen(self):
@@ -45,8 +46,7 @@ class Judge:
                 f"evaluation.inception={path!r} must be the path of {inception.FILE}, which FID is defined by; "
                 "docs/evaluation.md says who published it"
             )
-        params, mesh = inception.load(path), self.experiment.mesh
-        return extractor(inception.apply, params, mesh, self.config.evaluation.batch_size)
+        return extractor(inception.apply, inception.load(path), self.mesh, self.config.evaluation.batch_size)
 
     @functools.cached_property
     def reference(self) -> Reference:
@@ -65,7 +65,7 @@ class Judge:
     @functools.cached_property
     def tower_extract(self) -> Extract:
         tower = self.tower
-        extract = extractor(tower.apply, tower.params, self.experiment.mesh, self.config.evaluation.batch_size)
+        extract = extractor(tower.apply, tower.params, self.mesh, self.config.evaluation.batch_size)
         return lambda images: extract(fitted(coloured(images), tower.side))
 
     @functools.cached_property
@@ -146,7 +146,8 @@ class Candidate:
     def samples(self) -> Parts:
         """evaluation.samples images, seed by seed; those that an earlier process drew are not drawn again."""
         section, began = self.config.evaluation, time.perf_counter()
-        batch = sharding.round_up(min(self.config.sampling.batch_size, section.samples), self.experiment.mesh.size)
+        parts = sharding.batch_parts(self.experiment.mesh)
+        batch = sharding.round_up(min(self.config.sampling.batch_size, section.samples), parts)
 
         def sample(start, stop):
             condition = {name: rows[start:stop] for name, rows in self.condition.items()}
@@ -180,5 +181,5 @@ class Candidate:
 
     def forget(self) -> None:
         """Removes the samples from the disk."""
-        if self.folder.exists():
+        if hosts.writes() and self.folder.exists():
             self.folder.rmtree()

@@ -3,6 +3,7 @@
 import itertools
 import time
 
+import jax
 from absl import logging
 from etils import epath
 
@@ -14,7 +15,7 @@ from modes.candidate import Candidate, Judge
 from modes.evaluators import EVALUATORS, NEEDS, OF_SAMPLES, better, check_evaluators
 from modes.weights import Weights, asked_settings, holding, provenance, restored
 from plans import Settings
-from training import posthoc
+from training import hosts, posthoc
 from training.checkpoint import absolute
 from training.interrupt import Interrupt
 from training.metrics import write_json
@@ -35,6 +36,8 @@ def evaluate(config, flags) -> None:
     for name in config.evaluation.evaluators:
         NEEDS.get(name, lambda judge: None)(judge)
     out = epath.Path(absolute(flags.out)) if flags.out else workdir
+    if flags.watch and jax.process_count() > 1:
+        raise ValueError("--watch is of one process: each that looked would see other checkpoints")
     with Interrupt() as interrupt:
         if flags.watch:
             watch(judge, settings, flags, out, interrupt.check)
@@ -125,7 +128,7 @@ def keep_best(judge: Judge, weights: Weights, results: dict) -> None:
     stood = records.read_json(path) if path.exists() else None
     if stood and stood["name"] != name:
         raise ValueError(f"{path} keeps the best {stood['name']}, and evaluation.best={name!r}: move it and best/ away")
-    if stood and not better(name, value, stood["value"]):
+    if not hosts.agreed(stood is None or better(name, value, stood["value"])):
         return
     facts = {"name": name, "value": value, "step": weights.step, "ema": weights.name}
     posthoc.save(judge.workdir, posthoc.BEST, weights.step, {posthoc.BEST: weights.params}, facts, alone=True)

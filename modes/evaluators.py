@@ -1,5 +1,6 @@
 """Evaluators by name: a Candidate -> (name, Result)s. What they compute is in evaluation/; here it meets a config."""
 
+import functools
 from collections.abc import Callable, Iterator
 
 import jax
@@ -10,6 +11,7 @@ from evaluation.compare import compare
 from evaluation.results import Result
 from evaluation.small_images import ImageSet, judge
 from input_pipeline import evaluation_batches
+from input_pipeline.batches import local_rows
 from input_pipeline.source import some
 from models import inception
 from modes.candidate import Candidate, Judge
@@ -71,21 +73,25 @@ def held_out_bits(candidate: Candidate, method: Callable, steps: int, settings: 
     config, experiment = candidate.config, candidate.experiment
     if tuple(experiment.task.sample_shape) != tuple(config.data.shape):
         raise ValueError(f"likelihood is of images, and this model's are {experiment.task.sample_shape}: leave it out")
-    task, size = experiment.task, sharding.round_up(config.sampling.batch_size, experiment.mesh.size)
-    program = jax.jit(method(task.prepare, experiment.denoiser, experiment.schedule, steps))
+    mesh, bits_of = experiment.mesh, method(experiment.task.prepare, experiment.denoiser, experiment.schedule, steps)
+    size, share = sharding.round_up(config.sampling.batch_size, sharding.batch_parts(mesh)), sharding.batch_share(mesh)
     source = some(experiment.source(config.data.eval_split), config.evaluation.likelihood_images)
-    place = iter(range(0, source.size, size))
+    places = (start + local_rows(size, **share) for start in range(0, source.size, size))
+
+    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
+    def program(params, frozen, batch):
+        key = jax.random.fold_in(jax.random.key(candidate.seed), LIKELIHOOD)
+        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, batch["index"])
+        return bits_of(params, frozen, batch, keys), batch["valid"]
 
     def bits(batch):
         candidate.check()
-        key = jax.random.fold_in(jax.random.key(candidate.seed), LIKELIHOOD)
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(key, next(place) + np.arange(size))
-        placed = sharding.put_batch({k: x for k, x in batch.items() if k != "valid"}, experiment.mesh)
-        return program(candidate.weights.params, candidate.judge.frozen, placed, keys)
+        placed = sharding.put_batch(batch | {"index": next(places).astype(np.uint32)}, mesh)
+        return program(candidate.weights.params, candidate.judge.frozen, placed)
 
     settings = {"split": config.data.eval_split, "steps": steps, "seed": candidate.seed} | settings
     settings |= {"threshold": "none", "guidance": None}
-    yield from likelihood.likelihood(bits, evaluation_batches(source, size), settings)
+    yield from likelihood.likelihood(bits, evaluation_batches(source, size, **share), settings)
 
 
 LIKELIHOOD = 2**32 - 6  # the noise of likelihoods, apart from that of samples

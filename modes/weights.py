@@ -10,7 +10,7 @@ import numpy as np
 import workdir as records
 from experiment import Experiment
 from plans import Settings, settings_of
-from training import ema, posthoc
+from training import ema, posthoc, sharding
 from training.checkpoint import Checkpoints
 
 
@@ -54,8 +54,15 @@ def digest(params) -> str:
     found = hashlib.blake2b(digest_size=8)
     for path, leaf in jax.tree.leaves_with_path(params):
         found.update(jax.tree_util.keystr(path).encode())
-        found.update(np.ascontiguousarray(jax.device_get(leaf)).data)
+        found.update(np.ascontiguousarray(whole(leaf)).data)
     return found.hexdigest()
+
+
+def whole(leaf) -> np.ndarray:
+    """All of an array, parts of which may lie on other processes' devices."""
+    if getattr(leaf, "is_fully_addressable", True):
+        return np.asarray(leaf)
+    return np.asarray(jax.jit(lambda x: x, out_shardings=sharding.replicated(leaf.sharding.mesh))(leaf))
 
 
 def provenance(config, experiment: Experiment, weights: Weights, settings: Settings, flags) -> dict:

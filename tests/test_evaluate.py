@@ -193,7 +193,7 @@ def test_a_reference_with_unreadable_images_is_refused(judge):
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"evaluators": ("fud",)}, "evaluation.evaluators: 'fud' is unknown; choose from fid"),
+        ({"evaluators": ("fud",)}, "evaluation.evaluators: 'fud' is unknown; choose from fd, fid, "),
         ({"labels": "even"}, "evaluation.labels='even' must be 'training' or 'balanced'"),
     ],
 )

@@ -71,6 +71,6 @@ def test_means_leave_invalid_images_out():
         {"bits": np.array([1.0, 3.0]), "valid": np.array([True, True])},
         {"bits": np.array([5.0, np.nan]), "valid": np.array([True, False])},
     ]
-    ((name, result),) = likelihood(lambda batch: {"vlb": batch["bits"]}, batches, {"split": "test"})
+    ((name, result),) = likelihood(lambda batch: ({"vlb": batch["bits"]}, batch["valid"]), batches, {"split": "test"})
     assert name == "bits_per_dim/vlb" and result.value == 3.0
     assert result.settings == {"split": "test", "n": 3, "standard_error": pytest.approx(2 / np.sqrt(3))}
