@@ -12,6 +12,7 @@ config.init_from, with config.init_weights=0.9999.
 import json
 import sys
 from collections.abc import Mapping
+from types import SimpleNamespace
 from typing import NamedTuple
 
 from absl import flags, logging
@@ -24,6 +25,7 @@ from models import safetensors
 from models.published import diffusers, edm, guided_diffusion
 from models.unet import UNet
 from modes.weights import restored
+from tools import command
 from training import ema, posthoc
 from training.checkpoint import absolute
 from training.metrics import write_json
@@ -91,14 +93,18 @@ def from_edm(source: str, settings: str | None) -> Imported:
 FORMATS = {"diffusers": from_diffusers, "guided_diffusion": from_guided_diffusion, "edm": from_edm}
 
 
+# The fields of the network that a config gives; sizes and labels follow from data and task.
+SHAPING = ("channels", "multipliers", "blocks", "attention", "num_heads", "head_channels", "scale_shift", "resample")
+SHAPING += ("convention", "dropout", "groups")
+
+
 def config_of(imported: Imported):
     """The config under which this project builds the same network."""
     net, config = imported.net, base.get_config()
     channels = imported.params["conv_in"]["kernel"].shape[2]
     config.data.update(name="folder", shape=(net.size, net.size, channels), classes=net.num_labels)
     config.task.name = "class" if net.num_labels else "unconditional"
-    fields = {name: getattr(net, name) for name in config.model if name != "name"}
-    config.model.update(fields | {"remat": False, "dtype": "float32"})
+    config.model.update({name: getattr(net, name) for name in SHAPING})
     config.update_from_flattened_dict(imported.keys)
     return config
 
@@ -114,10 +120,11 @@ def write(workdir: epath.Path, imported: Imported, source: str) -> None:
     records.record_start(workdir, mode="import", source=source)
 
 
-def export(folder: epath.Path, config, options) -> None:
-    """A folder that diffusers' DDPMPipeline.from_pretrained reads."""
+def export(folder: epath.Path, workdir: epath.Path, asked) -> None:
+    """A folder that diffusers' DDPMPipeline.from_pretrained reads. asked: checkpoint and ema, or None."""
+    config = records.read_config(workdir)
     experiment = build(config)
-    weights = restored(config, experiment, epath.Path(absolute(options.workdir)), options)
+    weights = restored(config, experiment, workdir, asked)
     net = unet_of(config, experiment.task, weights.params)
     settings = diffusers.config_of(net) | {"in_channels": weights.params["conv_in"]["kernel"].shape[2]}
     write_json(folder / "unet" / "config.json", settings)
@@ -156,10 +163,7 @@ def scheduler_of(config) -> dict:
     }
 
 
-def parse_flags(argv: list[str]) -> flags.FlagValues:
-    """Raises ValueError or flags.Error for what is unknown or lacks."""
-    found = flags.FlagValues()  # its own: several tools in one process keep their names
-    add = {"flag_values": found}
+def define(add: dict) -> None:
     flags.DEFINE_string("workdir", None, "Where the import goes, or the run to export lies.", required=True, **add)
     flags.DEFINE_enum("format", None, sorted(FORMATS), "Whose network it is.", **add)
     flags.DEFINE_string("source", None, "The folder or file.", **add)
@@ -167,32 +171,26 @@ def parse_flags(argv: list[str]) -> flags.FlagValues:
     flags.DEFINE_string("export", None, "Folder for diffusers, written from the workdir's weights.", **add)
     flags.DEFINE_integer("checkpoint", None, "export: the step; default the latest.", **add)
     flags.DEFINE_string("ema", None, "export: the average; default the config's first.", **add)
-    if "--help" in argv:
-        print(__doc__, found.get_help(), sep="\n")
-        sys.exit()
-    unknown = found(argv)[1:]
-    if unknown:
-        raise ValueError(f"unexpected argument {unknown[0]!r}; every option is a flag, --name=value")
-    if not found.export and not (found.format and found.source):
+
+
+def act(options: dict) -> str:
+    workdir = epath.Path(absolute(options["workdir"]))
+    if options["export"]:
+        export(epath.Path(absolute(options["export"])), workdir, SimpleNamespace(**options))
+        return f"written: {options['export']}"
+    if not (options["format"] and options["source"]):
         raise ValueError("give --format and --source to import, or --export to export")
-    return found
+    write(workdir, FORMATS[options["format"]](options["source"], options["settings"]), options["source"])
+    return f"imported: python main.py --mode=sample --workdir={options['workdir']}"
 
 
 def main(argv: list[str]) -> None:
+    before = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)  # Orbax warns of its own options
     try:
-        options = parse_flags(argv)
-        workdir = epath.Path(absolute(options.workdir))
-        if options.export:
-            export(epath.Path(absolute(options.export)), records.read_config(workdir), options)
-            print(f"written: {options.export}")
-            return
-        imported = FORMATS[options.format](options.source, options.settings)
-        write(workdir, imported, options.source)
-        print(f"imported: python main.py --mode=sample --workdir={options.workdir}")
-    except (flags.Error, ValueError, OSError) as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        sys.exit(2)
+        command.run(argv, __doc__, define, act)
+    finally:
+        logging.set_verbosity(before)
 
 
 if __name__ == "__main__":
