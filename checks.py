@@ -20,6 +20,10 @@ LEAST = {
     "evaluation.validation_draws": 1,
     "evaluation.validation_images": 1,
     "evaluation.samples": 1,
+    "evaluation.batch_size": 1,
+    "evaluation.reference_images": 0,
+    "evaluation.likelihood_images": 1,
+    "evaluation.likelihood_steps": 2,
 }
 
 

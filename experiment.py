@@ -42,6 +42,7 @@ class Experiment(NamedTuple):
     abstract: TrainState  # shapes, types and shardings of the state
     train_step: Callable  # (state, frozen, batch) -> (state, sums)
     validation_loss: Callable  # (params, frozen, check) -> (mean, n)
+    schedule: Callable  # params -> Schedule
     denoiser: Callable  # (params, frozen, cond) -> Denoise
     sample: Callable  # (params, frozen, seeds [b], given, Settings) -> images [b h w c] in [-1, 1]
     calls: Callable  # Settings -> network calls a sample; guidance makes each a double one
@@ -99,6 +100,7 @@ def build(config, mesh=None) -> Experiment:
         abstract=sharding.laid_out(shapes, placed),
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(placed, whole)),
         validation_loss=build_validation(config, source, mesh, held_out_losses),
+        schedule=lambda params: diffusion.of(params).schedule,
         denoiser=denoiser,
         sample=build_sample(config, task, diffusion.of, denoiser, whole),
         calls=lambda settings: network_calls(settings, diffusion.initial.schedule),

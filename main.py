@@ -23,6 +23,7 @@ flags.DEFINE_string("sampler", None, "sample, evaluate: overrides config.samplin
 flags.DEFINE_integer("steps", None, "sample, evaluate: overrides config.sampling.steps.", lower_bound=1)
 flags.DEFINE_float("guidance", None, "sample, evaluate: overrides config.sampling.guidance.")
 flags.DEFINE_string("out", None, "sample, evaluate: where results go; default inside the workdir.")
+flags.DEFINE_bool("watch", False, "evaluate: every checkpoint not judged yet, until the training there is done.")
 flags.DEFINE_string("compilation_cache", None, "Folder of compiled programs, or bucket; default ~/.cache/langevin.")
 flags.DEFINE_bool("distributed", True, "Join the other processes of a Cloud TPU slice, SLURM step or MPI world.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the environment does not say it.")
@@ -33,7 +34,7 @@ FLAGS = flags.FLAGS
 # Flags that say something in these modes alone; elsewhere a config key does.
 ONLY_IN = dict.fromkeys(("num", "label", "prompt", "prompts"), ("sample",))
 ONLY_IN |= dict.fromkeys(("checkpoint", "ema", "seed", "sampler", "steps", "guidance", "out"), ("sample", "evaluate"))
-ONLY_IN |= {"allow_config_change": ("train",)}
+ONLY_IN |= {"allow_config_change": ("train",), "watch": ("evaluate",)}
 
 
 def main(argv):

@@ -128,10 +128,26 @@ def get_config():
     config.sampling.grid_images = 64  # in the grids made while training
 
     config.evaluation = ConfigDict()
-    config.evaluation.evaluators = ("validation_loss",)  # and 'small_images': for sets that fit in memory
+    # And 'small_images' (sets that fit in memory), 'fid' and its kin, 'fd' (other features), 'likelihood_vlb' and
+    # 'likelihood_ode' (bits/dim)
+    config.evaluation.evaluators = ("validation_loss",)
     config.evaluation.validation_draws = 4  # noise draws per held-out image, stratified over t
     config.evaluation.validation_images = 2048  # at most
-    config.evaluation.samples = 1000
+    config.evaluation.samples = 1000  # images drawn; FIDs are published of 50000
+    config.evaluation.labels = "training"  # of the samples: in the training set's proportions, or 'balanced'
+    config.evaluation.keep_samples = False  # leave the drawn parts on disk when the numbers are written
+    config.evaluation.inception = ""  # fid: pt_inception-2015-12-05-6726825d.pth (docs/evaluation.md)
+    config.evaluation.tower = ""  # fd: a Hugging Face folder of DINOv2 or CLIP
+    config.evaluation.batch_size = 64  # of the networks that judge
+    config.evaluation.reference = ""  # file of the reference's statistics, made if absent; '': in the workdir
+    config.evaluation.reference_split = "train"
+    config.evaluation.reference_images = 0  # at most; 0: the whole split
+    config.evaluation.likelihood_images = 256  # held-out ones, at most
+    config.evaluation.likelihood_steps = 200  # of the ODE, or strata of a continuous bound; a table takes all levels
+    config.evaluation.sweep_guidance = ()  # guidance weights and numbers of steps to judge samples at, every pair
+    config.evaluation.sweep_steps = ()
+    config.evaluation.pareto = ("inception_score", "fid")  # the two numbers drawn against each other of a sweep
+    config.evaluation.best = ""  # a number, 'fid': the weights with the best one are kept, as --ema=best
     return config
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from diffusion.prediction import Denoise
-from diffusion.schedules import Schedule
+from diffusion.schedules import Schedule, within
 
 Field = Callable[[Array], Array]
 # (field, x [b h w c]) -> (field(x), its divergence [b])
@@ -75,6 +75,33 @@ def log_likelihood(denoise: Denoise, schedule: Schedule, x: Array, times: Array,
     (y, total), _ = jax.lax.scan(body, (x / first.alpha, jnp.zeros(len(x), x.dtype)), (times[:-1], times[1:]))
     log_prior = jnp.sum(jax.scipy.stats.norm.logpdf(y, scale=last.ratio), axis=tuple(range(1, x.ndim)))
     return Likelihood(log_prior + total - d * jnp.log(first.alpha), y / last.ratio)
+
+
+class Walk(NamedTuple):
+    """A schedule, what denoises on it, and rising times from its first level to 1: what log_likelihood takes."""
+
+    denoise: Denoise
+    schedule: Schedule
+    times: Array
+
+
+def walk(denoise: Denoise, schedule: Schedule, steps: int, cleanest: float = 13.3) -> Walk:
+    """The part of any schedule from logsnr `cleanest` on, its last time called 1, in steps equal in logsnr.
+
+    Of a table the levels nearest to those, so that the network is fed times that it was trained on; where two
+    are one, a step between them has no length. At 13.3 the noise is a third of a grey level.
+    """
+    first, last = within(schedule, cleanest)
+
+    def stopped(t: Array) -> Array:
+        return t * last
+
+    logsnr = jnp.linspace(schedule.level(first).logsnr, schedule.level(last).logsnr, steps + 1)
+    times = schedule.time(logsnr)
+    times = jnp.round(times * schedule.steps) / schedule.steps if schedule.steps else times
+    part = Schedule(lambda t: schedule.level(stopped(t)), lambda logsnr: schedule.time(logsnr) / last, schedule.steps)
+    times = (times / last).at[0].set(first / last).at[-1].set(1)
+    return Walk(lambda x, t: denoise(x, stopped(t)), part, times)
 
 
 def dequantise(keys: Array, images: Array) -> Array:

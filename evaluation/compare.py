@@ -26,11 +26,13 @@ def compare(samples: Statistics, reference: Reference) -> Iterator[tuple[str, Re
     nearest_ratio       mean distance from a sample to the nearest reference image over that between
                         reference images: 0 for copies, 1 for new images of the same kind
 
-    Copying the reference wins all but the last.
+    Copying the reference wins all but the last. Features of other networks than Inception have no sfid and no
+    inception_score.
     """
     yield from frechet(samples, reference)
     yield from kernel(samples, reference)
-    yield "inception_score", score(samples, reference)
+    if samples.classes:
+        yield "inception_score", score(samples, reference)
     yield from neighbours(samples, reference)
 
 
@@ -38,6 +40,8 @@ def frechet(samples: Statistics, reference: Reference) -> Iterator[tuple[str, Re
     """Frechet distances; rank_deficient says that either set has no more images than features."""
     real = reference.statistics
     for name, a, b in ("fid", samples.pool, real.pool), ("sfid", samples.spatial, real.spatial):
+        if a is None:
+            continue
         yield name, Result(frechet_distance(a, b), {"n": a.count, **rank(a, b), "reference": reference.as_dict()})
 
 

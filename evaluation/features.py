@@ -6,7 +6,6 @@
 A mesh is one process's own devices; several processes each gather their part, and the parts merge.
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,15 +22,18 @@ KEEP = 10_000  # images whose features are kept, for what needs pairs: 80 MB
 SPLITS = 10
 SEED = 2020
 
-Extract = Callable[[np.ndarray], Any]  # uint8 b h w c -> a tuple with pool, logits and spatial [b ...]
+Extract = Callable[[np.ndarray], Any]  # uint8 b h w c -> a tuple with pool [b d], and Inception's logits and spatial
 
 
 class Statistics(NamedTuple):
-    """What is kept of a set of images; its size stops growing at `KEEP` of them."""
+    """What is kept of a set of images; its size stops growing at `KEEP` of them.
+
+    Networks other than Inception have pool features alone: spatial and classes are then None.
+    """
 
     pool: Moments
-    spatial: Moments
-    classes: ClassSums
+    spatial: Moments | None
+    classes: ClassSums | None
     kept: np.ndarray  # [m d] pool features of the set's first images, in order, float32
     index: np.ndarray  # [m] which images those are
 
@@ -41,8 +43,8 @@ class Statistics(NamedTuple):
         order = np.argsort(index)
         return Statistics(
             self.pool.merge(other.pool),
-            self.spatial.merge(other.spatial),
-            self.classes.merge(other.classes),
+            self.spatial and self.spatial.merge(other.spatial),
+            self.classes and self.classes.merge(other.classes),
             np.concatenate([self.kept, other.kept])[order],
             index[order],
         )
@@ -83,20 +85,33 @@ def gather(
     keep: int = KEEP,
     chunk: int = CHUNK,
     part: tuple[int, int] = (0, 1),
+    progress: "Progress | None" = None,
 ) -> Statistics:
     """Statistics of n images, images(start, stop) being uint8 [stop-start h w c].
 
     part = (p, of): of the chunks only those numbered p, p + of, p + 2 of, ...: a process's share, to
-    be merged with the others'. The result depends on the images alone, up to rounding.
+    be merged with the others'. The result depends on the images alone, up to rounding; taken up again
+    from `progress`, to the last digit.
     """
     first, parts = part
     split = split_of(n, SPLITS, SEED)
     starts = range(first * chunk, n, parts * chunk)
     if not starts:
         raise ValueError(f"part {first} of {parts} has none of {n} images in chunks of {chunk}: use fewer parts")
-    return functools.reduce(
-        Statistics.merge, (of_chunk(images, start, min(start + chunk, n), extract, split, keep) for start in starts)
-    )
+    done, total = progress.read() if progress else (0, None)
+    for start in starts[done:]:
+        found = of_chunk(images, start, min(start + chunk, n), extract, split, keep)
+        total, done = total.merge(found) if total else found, done + 1
+        if progress:
+            progress.write(done, total)
+    return total
+
+
+class Progress(NamedTuple):
+    """read() -> (chunks done, their statistics), (0, None) at first; write(done, statistics) keeps them."""
+
+    read: Callable[[], tuple[int, Statistics | None]]
+    write: Callable[[int, Statistics], None]
 
 
 def of_chunk(images, start: int, stop: int, extract: Extract, split: np.ndarray, keep: int) -> Statistics:
@@ -105,10 +120,11 @@ def of_chunk(images, start: int, stop: int, extract: Extract, split: np.ndarray,
         raise ValueError(f"images {start} to {stop} were asked for, {len(pixels)} came: count what can be read first")
     features = extract(pixels)
     index = np.arange(start, max(start, min(stop, keep)))
+    inception = hasattr(features, "spatial")
     return Statistics(
         Moments.of(features.pool),
-        Moments.of(features.spatial),
-        ClassSums.of(features.logits, split[start:stop], SPLITS),
+        Moments.of(features.spatial) if inception else None,
+        ClassSums.of(features.logits, split[start:stop], SPLITS) if inception else None,
         features.pool[: len(index)],
         index,
     )

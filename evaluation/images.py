@@ -29,6 +29,22 @@ def require_uint8(images: np.ndarray, name: str) -> np.ndarray:
     return images
 
 
+def fitted(images: np.ndarray, side: int) -> np.ndarray:
+    """uint8 b h w 3 brought to b side side 3: Pillow's antialiased bicubic on the shorter side, then the centre."""
+    found = np.empty((len(images), side, side, 3), np.uint8)
+    for row, image in zip(found, images):
+        height, width = image.shape[:2]
+        scale = side / min(height, width)
+        size = (max(side, round(width * scale)), max(side, round(height * scale)))
+        large = Image.fromarray(image).resize(size, Image.Resampling.BICUBIC) if size != (width, height) else image
+        top, left = (size[1] - side) // 2, (size[0] - side) // 2
+        row[:] = np.asarray(large)[top : top + side, left : left + side]
+    return found
+
+
+FITTED = "Pillow bicubic of the shorter side to {}, centre crop"
+
+
 def pixels(images: np.ndarray) -> np.ndarray:
     """Raw pixels as features: uint8 b h w c -> float64 [b, h*w*c] in [-1, 1]."""
     return require_uint8(images, "images").reshape(len(images), -1) / 127.5 - 1

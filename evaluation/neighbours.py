@@ -6,6 +6,8 @@ that depends only on how many there are of each, so real held-out images show wh
 measured against the same training set and against the other held-out images. Copies are at 0.
 """
 
+from collections.abc import Callable
+
 import numpy as np
 
 from evaluation.images import require_uint8
@@ -37,6 +39,17 @@ def nearest(
             index[here] = np.where(found < best[here], j + squared.argmin(1), index[here])
             best[here] = np.minimum(found, best[here])
     return np.sqrt(best) / 127.5, index
+
+
+def nearest_of(images: np.ndarray, read: Callable, n: int, chunk_bytes: int = 2**25) -> tuple[np.ndarray, np.ndarray]:
+    """As `nearest`, among n references that do not all fit in memory: read(start, stop) -> uint8 [k h w c]."""
+    best, index = np.full(len(images), np.inf), np.zeros(len(images), np.int64)
+    chunk = max(1, chunk_bytes // images[0].size)
+    for start in range(0, n, chunk):
+        distance, found = nearest(images, read(start, min(start + chunk, n)))
+        index = np.where(distance < best, start + found, index)
+        best = np.minimum(distance, best)
+    return best, index
 
 
 def _squared(a: np.ndarray, b: np.ndarray) -> np.ndarray:

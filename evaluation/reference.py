@@ -18,6 +18,7 @@ from etils import epath
 from evaluation.features import SEED, SPLITS, Statistics
 from evaluation.frechet import Moments
 from evaluation.inception_score import ClassSums
+from training import hosts
 from training.metrics import write_atomic
 
 
@@ -56,6 +57,7 @@ def cached(path: epath.PathLike, made_of: MadeOf, make: Callable[[], Statistics]
     """The reference in `path`, made and written there first if need be. Raises what `load` raises."""
     if not epath.Path(path).exists():
         save(path, make(), made_of)
+    hosts.agreed(True)  # of several processes one has written it
     return load(path, made_of)
 
 
@@ -87,7 +89,8 @@ def load(path: epath.PathLike, made_of: MadeOf) -> Reference:
 def flat(statistics: Statistics) -> dict[str, np.ndarray]:
     """'pool/mean' and so on; kept and index by their own names."""
     groups = {"pool": statistics.pool, "spatial": statistics.spatial, "classes": statistics.classes}
-    arrays = {f"{group}/{key}": np.asarray(x) for group, parts in groups.items() for key, x in parts._asdict().items()}
+    there = {group: parts._asdict() for group, parts in groups.items() if parts is not None}
+    arrays = {f"{group}/{key}": np.asarray(x) for group, parts in there.items() for key, x in parts.items()}
     return arrays | {"kept": statistics.kept, "index": statistics.index}
 
 
@@ -95,9 +98,18 @@ def unflat(arrays: dict[str, np.ndarray]) -> Statistics:
     def group(kind, name):
         return kind(**{key: arrays[f"{name}/{key}"] for key in kind._fields})
 
-    pool, spatial = (group(Moments, name) for name in ("pool", "spatial"))
-    pool, spatial = (moments._replace(count=int(moments.count)) for moments in (pool, spatial))
-    return Statistics(pool, spatial, group(ClassSums, "classes"), arrays["kept"], arrays["index"])
+    def moments(name):
+        found = group(Moments, name)
+        return found._replace(count=int(found.count))
+
+    inception = "spatial/mean" in arrays
+    return Statistics(
+        moments("pool"),
+        moments("spatial") if inception else None,
+        group(ClassSums, "classes") if inception else None,
+        arrays["kept"],
+        arrays["index"],
+    )
 
 
 def digest(arrays: dict[str, np.ndarray]) -> str:

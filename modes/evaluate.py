@@ -1,119 +1,136 @@
-"""--mode=evaluate: a checkpoint's numbers, each with what it depends on."""
+"""--mode=evaluate: a checkpoint's numbers, each with what it depends on; or every checkpoint's, as they come."""
 
+import itertools
 import time
-from collections.abc import Callable, Iterator
 
-import numpy as np
+import jax
 from absl import logging
 from etils import epath
 
-import conditions
-import drawing
-from diffusion import cascade
-from evaluation.classifier import agreement, support_vectors
-from evaluation.images import to_uint8
+import workdir as records
 from evaluation.results import Result
-from evaluation.small_images import ImageSet, judge
-from evaluation.super_resolution import judge as judge_super_resolution
 from experiment import build
-from input_pipeline import digits
-from modes.weights import asked_settings, provenance, restored
+from modes import report as reports
+from modes.candidate import Candidate, Judge
+from modes.evaluators import EVALUATORS, NEEDS, OF_SAMPLES, better, check_evaluators
+from modes.weights import Weights, asked_settings, holding, provenance, restored
+from plans import Settings
+from training import hosts, posthoc
 from training.checkpoint import absolute
+from training.interrupt import Interrupt
 from training.metrics import write_json
-from training.tasks import normalise
+
+POLL_SECONDS = 10
 
 
 def evaluate(config, flags) -> None:
-    """Runs the config's evaluators and writes evaluation.json, the settings beside every number."""
+    """Runs the config's evaluators and writes evaluation.json and evaluation.html, the settings beside every number.
+
+    With --watch every checkpoint that has no judgement yet, and those that come, until the training is done.
+    """
     workdir = epath.Path(absolute(flags.workdir))
     check_evaluators(config)
     experiment = build(config)
     settings = asked_settings(config, flags)
-    weights = restored(config, experiment, workdir, flags)
+    judge = Judge(config, experiment, workdir)
+    for name in config.evaluation.evaluators:
+        NEEDS.get(name, lambda judge: None)(judge)
     out = epath.Path(absolute(flags.out)) if flags.out else workdir
+    if flags.watch and jax.process_count() > 1:
+        raise ValueError("--watch is of one process: each that looked would see other checkpoints")
+    with Interrupt() as interrupt:
+        if flags.watch:
+            watch(judge, settings, flags, out, interrupt.check)
+        else:
+            weights = restored(config, experiment, workdir, flags)
+            evaluate_weights(judge, weights, settings, flags, out, interrupt.check)
+
+
+def watch(judge: Judge, settings: Settings, flags, out, check) -> None:
+    """Judges checkpoints in their order; one that the training's retention removes first is passed over."""
+    passed = set()
+    while True:
+        done = (judge.workdir / "done.json").exists()
+        steps = [step for step in holding(judge.config, judge.workdir, flags).steps() if step not in passed]
+        for step in steps:
+            passed.add(step)
+            if reports.path(out, step).exists():
+                continue
+            try:
+                weights = restored(judge.config, judge.experiment, judge.workdir, flags, step)
+            except ValueError as error:
+                logging.warning("checkpoint %d is passed over: %s", step, error)
+                continue
+            evaluate_weights(judge, weights, settings, flags, out, check)
+        if done and not steps:
+            return
+        if not steps:
+            check()
+            time.sleep(POLL_SECONDS)
+
+
+def evaluate_weights(judge: Judge, weights: Weights, settings: Settings, flags, out, check) -> None:
+    """All numbers of one checkpoint, at the asked settings and over the sweep, into the files."""
+    candidates = [
+        Candidate(judge, weights, each, flags.seed, out / "evaluation", check)
+        for each in (settings, *swept(judge.config, settings))
+    ]
+    first, *others = candidates
+    results = results_of(first, judge.config.evaluation.evaluators)
+    facts = provenance(judge.config, judge.experiment, weights, settings, flags)
+    report = {"results": results, "settings": facts | {"labels": labels_of(judge)}}
+    if others:
+        evaluators = [name for name in judge.config.evaluation.evaluators if name in OF_SAMPLES]
+        points = [(first, results), *((one, results_of(one, evaluators)) for one in others)]
+        report["sweep"] = [reports.point(one, found) for one, found in points]
+    write_json(reports.path(out, weights.step), report)
+    write_json(out / "evaluation.json", report)
+    keep_best(judge, weights, results)
+    reports.write_page(out, report, first)
+    if not judge.config.evaluation.keep_samples:
+        for candidate in candidates:
+            candidate.forget()
+    logging.info("judged: %s", out / "evaluation.html")
+
+
+def swept(config, settings: Settings) -> list[Settings]:
+    """The settings of the sweep but for the asked ones: every guidance with every number of steps."""
+    section = config.evaluation
+    guidances, steps = section.sweep_guidance or (settings.guidance,), section.sweep_steps or (settings.steps,)
+    grid = [settings._replace(guidance=w, steps=n) for w, n in itertools.product(guidances, steps)]
+    return [each for each in grid if each != settings]
+
+
+def results_of(candidate: Candidate, evaluators) -> dict[str, dict]:
     results = {}
-    for evaluator in config.evaluation.evaluators:
-        for name, result in EVALUATORS[evaluator](config, experiment, weights, settings, flags.seed):
+    for evaluator in evaluators:
+        for name, result in EVALUATORS[evaluator](candidate):
             results[name] = result.as_dict()
             logging.info("%s  %.4f", name, result.value)
-    report = {"results": results, "settings": provenance(config, experiment, weights, settings, flags)}
-    write_json(out / "evaluation" / f"step_{weights.step:08}.json", report)
-    write_json(out / "evaluation.json", report)
-    logging.info("judged: %s", out / "evaluation.json")
+    if candidate.drawn:
+        seconds = Result(candidate.seconds, {"n": candidate.samples.n, "compilation": "included"})
+        results["sampling_seconds"] = seconds.as_dict()
+    return results
 
 
-def evaluate_validation_loss(config, experiment, weights, settings, seed) -> Iterator[tuple[str, Result]]:
-    """The deterministic validation loss on the evaluation split."""
-    value, n = experiment.validation_loss(weights.params, experiment.frozen())
-    draws, weighting = config.evaluation.validation_draws, config.diffusion.weighting
-    yield "validation_loss", Result(value, dict(split=config.data.eval_split, n=n, draws=draws, weighting=weighting))
+def labels_of(judge: Judge) -> str:
+    return judge.config.evaluation.labels if judge.experiment.task.labels else "none"
 
 
-def evaluate_small_images(config, experiment, weights, settings, seed) -> Iterator[tuple[str, Result]]:
-    """The judgement of evaluation/small_images.py, on evaluation.samples images labelled as the training set is."""
-    seeds = seed + np.arange(config.evaluation.samples)
-    condition = drawing.training_condition(experiment, config, seeds)
-    labels = condition.get("label")
-    began = time.perf_counter()
-    images = drawing.draw(experiment, config, weights.params, seeds, condition, settings)
-    yield (
-        "sampling_seconds",
-        Result(time.perf_counter() - began, {"n": len(seeds), "compilation": "included"}),
-    )
-    real = [everything(experiment.source(split), labels) for split in (config.data.train_split, config.data.eval_split)]
-    yield from judge(ImageSet(images, labels), *real)
-
-
-def everything(source, labels) -> ImageSet:
-    """All readable images of a source, labelled if the samples are."""
-    batch = source.read(np.arange(source.size))
-    kept = batch["valid"]
-    return ImageSet(batch["image"][kept], None if labels is None else batch["label"][kept])
-
-
-def evaluate_super_resolution(config, experiment, weights, settings, seed) -> Iterator[tuple[str, Result]]:
-    """The judgement of evaluation/super_resolution.py on held-out images: eight samples of each, made larger again."""
-    if not config.task.low_size:
-        raise ValueError("evaluation.evaluators: super_resolution is of models with task.low_size")
-    batch = drawing.examples(experiment, config.data.eval_split, config.evaluation.samples)
-    given = {name: np.asarray(rows) for name, rows in experiment.task.given(batch).items()}
-    given["low_res"] = to_uint8(given["low_res"])
-    n = len(given["low_res"])
-    seeds = seed + np.arange(8 * n).reshape(8, n)
-    draws = [drawing.draw(experiment, config, weights.params, part, given, settings) for part in seeds]
-    yield from judge_super_resolution(np.stack(draws), batch["image"], given["low_res"], resized)
-
-
-def resized(images: np.ndarray, size) -> np.ndarray:
-    """uint8 images [b h w c] through the resize of cascades."""
-    return to_uint8(np.asarray(cascade.resize(normalise(images), size)))
-
-
-def evaluate_wordings(config, experiment, weights, settings, seed) -> Iterator[tuple[str, Result]]:
-    """Digits from prompts alone: the share read as asked, in wordings of the training and in ones kept from it."""
-    real = [everything(experiment.source(split), 0) for split in (config.data.train_split, config.data.eval_split)]
-    classify = support_vectors(*real[0])
-    yield "read/real", Result(agreement(classify, *real[1]), {"n": len(real[1].labels), "classifier": "SVC, pixels"})
-    seeds = seed + np.arange(config.evaluation.samples)
-    for name, wordings in ("seen", digits.WORDINGS), ("held_out", digits.HELD_OUT_WORDINGS):
-        asked = seeds % 10
-        prompts = [digits.prompt(wordings[seed // 10 % len(wordings)], digit) for seed, digit in zip(seeds, asked)]
-        rows, _ = conditions.told(experiment, prompts)
-        images = drawing.draw(experiment, config, weights.params, seeds, rows, settings)
-        facts = {"n": len(seeds), "wordings": len(wordings), "classifier": "SVC, pixels"}
-        yield f"read/{name}_wordings", Result(agreement(classify, images, asked), facts)
-
-
-EVALUATORS: dict[str, Callable] = {
-    "validation_loss": evaluate_validation_loss,
-    "small_images": evaluate_small_images,
-    "super_resolution": evaluate_super_resolution,
-    "wordings": evaluate_wordings,
-}
-
-
-def check_evaluators(config) -> None:
-    for name in config.evaluation.evaluators:
-        if name not in EVALUATORS:
-            choices = ", ".join(sorted(EVALUATORS))
-            raise ValueError(f"evaluation.evaluators: {name!r} is unknown; choose from {choices}")
+def keep_best(judge: Judge, weights: Weights, results: dict) -> None:
+    """Where evaluation.best names a number: the weights with the best value so far, for good, for --ema=best."""
+    name = judge.config.evaluation.best
+    if not name:
+        return
+    if name not in results:
+        raise ValueError(f"evaluation.best={name!r} is not among the numbers: {', '.join(results)}")
+    value, path = results[name]["value"], judge.workdir / "best.json"
+    stood = records.read_json(path) if path.exists() else None
+    if stood and stood["name"] != name:
+        raise ValueError(f"{path} keeps the best {stood['name']}, and evaluation.best={name!r}: move it and best/ away")
+    if not hosts.agreed(stood is None or better(name, value, stood["value"])):
+        return
+    facts = {"name": name, "value": value, "step": weights.step, "ema": weights.name}
+    posthoc.save(judge.workdir, posthoc.BEST, weights.step, {posthoc.BEST: weights.params}, facts, alone=True)
+    write_json(path, facts | {"at": records.now()})
+    logging.info("the best %s so far: %.4f at step %d", name, value, weights.step)

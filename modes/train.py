@@ -18,7 +18,7 @@ from checks import check_batches
 from evaluation.images import make_grid, save_png
 from experiment import Experiment, build, model_flops
 from input_pipeline import facts
-from modes.evaluate import check_evaluators
+from modes.evaluators import check_evaluators
 from plans import settings_of
 from training import ema, hosts, posthoc
 from training.checkpoint import Checkpoints, absolute

@@ -1,12 +1,17 @@
 """What sample and evaluate share: which weights, which settings, and what a result depends on."""
 
+import hashlib
 import sys
 from typing import NamedTuple
+
+import jax
+import numpy as np
 
 import workdir as records
 from experiment import Experiment
 from plans import Settings, settings_of
-from training import ema, posthoc
+from training import ema, posthoc, sharding
+from training.checkpoint import Checkpoints
 
 
 def asked_settings(config, flags) -> Settings:
@@ -16,22 +21,48 @@ def asked_settings(config, flags) -> Settings:
 
 
 class Weights(NamedTuple):
-    """Restored parameters and where they are from."""
+    """Restored parameters and where they are from; digest is a hash of their numbers."""
 
     params: dict
     step: int
     name: str
+    digest: str
 
 
-def restored(config, experiment: Experiment, workdir, flags) -> Weights:
-    """The weights that --checkpoint and --ema ask for; the latest and the config's first average by default."""
-    name = flags.ema or ema.name(config.ema.decays[0])
-    checkpoints = posthoc.holding(workdir, name)
-    step = checkpoints.latest() if flags.checkpoint is None else flags.checkpoint
+def asked_ema(config, flags) -> str:
+    return flags.ema or ema.name(config.ema.decays[0])
+
+
+def holding(config, workdir, flags) -> Checkpoints:
+    """The checkpoints with the weights that --ema asks for."""
+    return posthoc.holding(workdir, asked_ema(config, flags))
+
+
+def restored(config, experiment: Experiment, workdir, flags, step: int | None = None) -> Weights:
+    """The weights of `step`, or of --checkpoint, under --ema: the latest and the config's first average by default."""
+    name, checkpoints = asked_ema(config, flags), holding(config, workdir, flags)
+    step = flags.checkpoint if step is None else step
+    step = checkpoints.latest() if step is None else step
     if step is None:
         raise ValueError(f"no checkpoint in {checkpoints.directory} yet: train first, or name another --workdir")
     params = checkpoints.restore_weights(step, name, experiment.abstract.params)
-    return Weights(params, step, name)
+    return Weights(params, step, name, digest(params))
+
+
+def digest(params) -> str:
+    """A hash of names and numbers: two results under one digest are of the same weights, whatever they were called."""
+    found = hashlib.blake2b(digest_size=8)
+    for path, leaf in jax.tree.leaves_with_path(params):
+        found.update(jax.tree_util.keystr(path).encode())
+        found.update(np.ascontiguousarray(whole(leaf)).data)
+    return found.hexdigest()
+
+
+def whole(leaf) -> np.ndarray:
+    """All of an array, parts of which may lie on other processes' devices."""
+    if getattr(leaf, "is_fully_addressable", True):
+        return np.asarray(leaf)
+    return np.asarray(jax.jit(lambda x: x, out_shardings=sharding.replicated(leaf.sharding.mesh))(leaf))
 
 
 def provenance(config, experiment: Experiment, weights: Weights, settings: Settings, flags) -> dict:
@@ -39,6 +70,7 @@ def provenance(config, experiment: Experiment, weights: Weights, settings: Setti
     return {
         "checkpoint": weights.step,
         "ema": weights.name,
+        "weights": weights.digest,
         "seed": flags.seed,
         **settings._asdict(),
         "network_calls": experiment.calls(settings),

@@ -21,6 +21,7 @@ from training.state import TrainState
 
 SNAPSHOTS = "ema_snapshots"  # folders of a workdir
 POSTHOC = "ema_posthoc"
+BEST = "best"  # the weights that an evaluation found the best
 POOR = 0.5  # a larger residual is another average than the one asked for
 NEGLIGIBLE = 1e-9  # weights that change no float32
 
@@ -123,22 +124,30 @@ def write(workdir, fit: Fit, average: Any) -> None:
     save(workdir, f"{POSTHOC}/{name(fit.sigma_rel)}", fit.step, {name(fit.sigma_rel): average}, facts)
 
 
-def save(workdir, folder: str, step: int, averages: dict, facts: dict) -> None:
-    """Averages alone as a checkpoint that stays, in place of one of the same step. Returns when it is whole."""
+def save(workdir, folder: str, step: int, averages: dict, facts: dict, alone: bool = False) -> None:
+    """Averages alone as a checkpoint that stays, in place of one of the same step. Returns when it is whole.
+
+    alone: it is the only one in its folder, others going once it is whole.
+    """
     checkpoints = Checkpoints(workdir, keep=None, folder=folder)
     if step in checkpoints.steps():
         checkpoints.delete(step)
     state = TrainState(step=np.asarray(step, np.int32), params={}, ema=averages, opt_state=(), extra={})
     checkpoints.save(step, state, facts)
     checkpoints.wait()
+    for other in checkpoints.steps() if alone else ():
+        if other != step:
+            checkpoints.delete(other)
     checkpoints.close()
 
 
 def holding(workdir, weights: str) -> Checkpoints:
-    """The checkpoints with these weights: the run's own, or those of an average made after training.
+    """The checkpoints with these weights: the run's own, the best, or those of an average made after training.
 
     Raises ValueError for such an average that is not there, with what is.
     """
+    if weights == BEST:
+        return Checkpoints(workdir, read_only=True, folder=BEST)
     if not weights.startswith("posthoc_"):
         return Checkpoints(workdir, read_only=True)
     root = epath.Path(absolute(workdir)) / POSTHOC

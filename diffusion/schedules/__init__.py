@@ -3,13 +3,23 @@
 Those of LEARNED are trained with the network, and become a schedule once their parameters are given.
 """
 
-from diffusion.schedules.base import Schedule, checked, clean_at_zero, last_time, preserves_variance, rate
+from diffusion.schedules.base import Schedule, checked, clean_at_zero, last_time, preserves_variance, rate, within
 from diffusion.schedules.composed import interpolated, shifted
 from diffusion.schedules.continuous import cosine, edm, flow, laplace, sigmoid, sub_vp, ve, vp
 from diffusion.schedules.discrete import cosine_discrete, from_betas, linear
 from diffusion.schedules.learned import Learned, monotone
 
-__all__ = ["Learned", "Schedule", "checked", "clean_at_zero", "from_betas", "last_time", "preserves_variance", "rate"]
+__all__ = [
+    "Learned",
+    "Schedule",
+    "checked",
+    "clean_at_zero",
+    "from_betas",
+    "last_time",
+    "preserves_variance",
+    "rate",
+    "within",
+]
 
 SCHEDULES = {
     "linear": linear,

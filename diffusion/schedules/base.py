@@ -46,6 +46,18 @@ def last_time(schedule: Schedule) -> float:
     return 1 / (schedule.steps or 1000)
 
 
+def within(schedule: Schedule, cleanest: float, noisiest: float = -13.3) -> tuple[Array, Array]:
+    """(first, last) time at which logsnr is at most `cleanest` and at least `noisiest`.
+
+    A likelihood lives there: a schedule that ends in pure noise, or begins in data, has no density at its end. Of a
+    table both are levels.
+    """
+    first, last = (schedule.time(jnp.asarray(logsnr)) for logsnr in (cleanest, noisiest))
+    if schedule.steps:
+        return jnp.ceil(first * schedule.steps) / schedule.steps, jnp.floor(last * schedule.steps) / schedule.steps
+    return first, last
+
+
 def rate(schedule: Schedule, t: Array) -> Array:
     """-d logsnr / dt at t, positive; of a table the central difference, one-sided at its ends.
 

@@ -1,0 +1,1 @@
+"""Networks that others published, as parameters of this project's: names and shapes moved, no number changed."""
