@@ -17,6 +17,8 @@ def noisy(keys: Array, x0: Array, schedule: Schedule, t: Array) -> Array:
 def below(schedule: Schedule, times: np.ndarray, strength: float) -> np.ndarray:
     """The grid from t = strength on: that time, of a table the nearest, and the grid's times below it.
 
+    A grid that itself starts below it stays as it is.
+
     Raises ValueError where strength is outside (0, 1], or below a table's first level.
     """
     if not 0 < strength <= 1:
@@ -24,7 +26,7 @@ def below(schedule: Schedule, times: np.ndarray, strength: float) -> np.ndarray:
     first = round(strength * schedule.steps) / schedule.steps if schedule.steps else strength
     if not first:
         raise ValueError(f"strength: {strength} is below the first of {schedule.steps} levels, {1 / schedule.steps:g}")
-    return np.append(first, times[times < first])
+    return times if times[0] <= first else np.append(first, times[times < first])
 
 
 def slerp(a: Array, b: Array, share: Array) -> Array:

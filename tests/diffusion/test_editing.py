@@ -11,8 +11,9 @@ from diffusion.editing.guided import conjugate_gradients, covariance_guided, pos
 from diffusion.editing.operators import adjoint, averaged, grey, impose, masked
 from diffusion.editing.replacement import jumps, replaced, resampled
 from diffusion.editing.start import below, noisy, slerp
+from diffusion.editing.tiles import corners, cut, tiled
 from diffusion.grids import trailing
-from diffusion.oracles import correlated, gaussian, mixture
+from diffusion.oracles import correlated, gaussian, mixture, predict
 from diffusion.samplers import SAMPLERS
 from diffusion.sampling import normal, prior, sample
 from diffusion.schedules import SCHEDULES
@@ -247,3 +248,41 @@ def test_between_two_noises_is_noise(x64):
     u, v = np.zeros((2, 1, 1, 2, 1))
     u[..., 0, 0], v[..., 1, 0] = 1, 1
     np.testing.assert_allclose(np.ravel(slerp(u, v, 1 / 3)), [np.cos(np.pi / 6), np.sin(np.pi / 6)], atol=1e-12)
+
+
+@pytest.mark.parametrize("size, tile, overlap", [(8, 8, 0), (9, 8, 0), (100, 16, 4), (17, 16, 15), (64, 16, 0)])
+def test_tiles_cover_all_and_overlap_as_asked(size, tile, overlap):
+    starts = corners(size, tile, overlap)
+    assert starts[0] == 0 and starts[-1] == size - tile
+    assert np.all(np.diff(starts) <= tile - overlap) and np.all(np.diff(starts) > 0)
+
+
+def test_tiles_that_cannot_be_are_refused():
+    for size, tile, overlap in ((7, 8, 0), (9, 8, 8)):
+        with pytest.raises(ValueError, match=f"got {size} pixels, tiles of {tile}"):
+            corners(size, tile, overlap)
+
+
+def test_where_tiles_agree_the_whole_is_what_each_says(x64):
+    schedule, t = SCHEDULES["cosine"](), jnp.float64(0.4)
+    oracle, x = gaussian(schedule, 0.3), jax.random.normal(jax.random.key(0), (2, 10, 7, 3))
+    whole = tiled(lambda corner: oracle, corners(10, 4, 1), corners(7, 4, 2), (4, 4))(x, t)
+    for made, expected in zip(whole[:2], oracle(x, t)[:2]):
+        np.testing.assert_allclose(made, expected, atol=1e-12)
+
+
+def test_where_tiles_differ_x_t_is_still_explained_and_an_edge_is_a_tiles_own(x64):
+    """Each tile predicts its own top row: a mean between two rows where they overlap."""
+    schedule, t = SCHEDULES["cosine"](), jnp.float64(0.4)
+    level, x = schedule.level(t), jax.random.normal(jax.random.key(0), (1, 10, 4, 1))
+
+    def denoise_at(corner):
+        return lambda tile, t: predict(jnp.full_like(tile, corner[0]), tile, level)
+
+    guess = tiled(denoise_at, corners(10, 6, 2), corners(4, 4, 0), (6, 4))(x, t)
+    np.testing.assert_allclose(level.alpha * guess.x0 + level.sigma * guess.eps, x, atol=1e-12)
+    rows = np.asarray(guess.x0)[0, :, 0, 0]
+    np.testing.assert_array_equal(rows[:4], 0)
+    np.testing.assert_array_equal(rows[6:], 4)
+    assert 0 < rows[4] < rows[5] < 4
+    np.testing.assert_array_equal(cut(x, jnp.array([4, 0]), (6, 4)), x[:, 4:])
