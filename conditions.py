@@ -42,13 +42,13 @@ class Asked(NamedTuple):
 def asked(experiment: Experiment, config, workdir, flags, seeds) -> Asked:
     """Labels by --label, or prompts by --prompt or --prompts; where neither is given, what real examples have.
 
-    A stage of super-resolution on its own makes real images larger, held-out ones, with their own labels or captions.
+    A stage of super-resolution on its own makes real images larger, held-out ones, with their own labels or captions,
+    and a model that inpaints makes up parts of them.
     """
-    if config.task.low_size:
+    if config.task.low_size or config.task.inpaint:
         if asked_prompts(flags) or flags.label is not None:
-            raise ValueError(
-                "--label, --prompt and --prompts: this is a stage of a cascade, name the cascade's --config"
-            )
+            better = "name the cascade's --config" if config.task.low_size else "use --mode=edit --task=inpaint"
+            raise ValueError(f"--label, --prompt and --prompts: this model is told more than these; {better}")
         return Asked(drawing.held_out(experiment, config.data.eval_split, seeds), config.data.eval_split, [])
     return of_flags(experiment, config, workdir, flags, seeds)
 

@@ -2,6 +2,7 @@
 
 import io
 
+import jax
 import numpy as np
 
 import workdir as records
@@ -30,9 +31,9 @@ def spread_labels(counts, seeds) -> np.ndarray:
 def training_condition(experiment: Experiment, config, seeds) -> dict[str, np.ndarray]:
     """The condition of each seed as the training set has it: {'label' [n]}, uniform where it does not say, or {}.
 
-    Captions, and smaller images with what else is said of them, are those of held-out examples.
+    Captions, and parts or smaller versions of images with what else is said of them, are those of held-out examples.
     """
-    if experiment.text or config.task.low_size:
+    if experiment.text or config.task.low_size or config.task.inpaint:
         return held_out(experiment, config.data.eval_split, seeds)
     if not experiment.task.labels:
         return {}
@@ -73,23 +74,34 @@ def asked_condition(label: str | None, config, workdir, seeds) -> tuple[dict[str
 
 
 def draw(experiment: Experiment, config, params, seeds, condition: dict, settings, check=lambda: None) -> np.ndarray:
-    """uint8 [n h w c]: image i of seeds[i] and the condition's i-th rows, in equal batches, the last padded."""
-    mesh = experiment.mesh
-    size = sharding.round_up(min(config.sampling.batch_size, len(seeds)), sharding.batch_parts(mesh))
-    rows = local_rows(size, **sharding.batch_share(mesh))
-    images = []
-    for first in range(0, len(seeds), size):
+    """uint8 [n h w c]: image i of seeds[i] and the condition's i-th rows."""
+
+    def images(seeds, condition):
+        return as_pixels(experiment.sample(params, experiment.frozen(), seeds, condition, settings), seeds)
+
+    return in_batches(experiment, config, images, (np.asarray(seeds, np.uint32), condition), check)
+
+
+def as_pixels(drawn, seeds) -> np.ndarray:
+    """uint8 of images [b h w c] in [-1, 1]. Raises ValueError where one holds NaN."""
+    drawn = np.asarray(drawn)
+    if not np.isfinite(drawn).all():
+        raise ValueError(f"samples of seeds {seeds[0]} and on hold NaN: the weights, or the guidance, are bad")
+    return to_uint8(drawn)
+
+
+def in_batches(experiment: Experiment, config, call, rows, check=lambda: None):
+    """call(*rows) over equal batches on the devices, the last padded: a tree of numpy arrays [n ..]."""
+    n, mesh = len(jax.tree.leaves(rows)[0]), experiment.mesh
+    size = sharding.round_up(min(config.sampling.batch_size, n), sharding.batch_parts(mesh))
+    own = local_rows(size, **sharding.batch_share(mesh))
+    results = []
+    for first in range(0, n, size):
         check()
-        part = (first + rows).clip(max=len(seeds) - 1)
-        batch = {name: values[part] for name, values in condition.items()}
-        batch["seeds"] = np.asarray(seeds, np.uint32)[part]
-        batch = sharding.put_batch(batch, mesh)
-        drawn = experiment.sample(params, experiment.frozen(), batch.pop("seeds"), batch, settings)
-        drawn = np.asarray(drawn)
-        if not np.isfinite(drawn).all():
-            raise ValueError(f"samples of seeds {seeds[first]} and on hold NaN: the weights, or the guidance, are bad")
-        images.append(to_uint8(drawn))
-    return np.concatenate(images)[: len(seeds)]
+        part = (first + own).clip(max=n - 1)
+        batch = sharding.put_batch(jax.tree.map(lambda leaf: leaf[part], rows), mesh)  # noqa: B023
+        results.append(jax.tree.map(np.asarray, call(*batch)))
+    return jax.tree.map(lambda *parts: np.concatenate(parts)[:n], *results)
 
 
 def write_images(out, images, seeds, labels=None, prompts=(), columns=None) -> None:

@@ -15,12 +15,14 @@ from diffusion import losses, prediction
 from diffusion.schedules import COMPOSED, LEARNED, SCHEDULES, Schedule, checked
 from diffusion.times import TIMES, Times
 from diffusion.uncertainty import init_uncertainty, log_variance
+from edits import Edits, build_edits
 from input_pipeline import DATASETS, Source, captions, embeddings, evaluation_batches, train_batches
 from input_pipeline.batches import local_rows
 from input_pipeline.source import empty_batch, some
 from models import MODELS, text
 from plans import build_sample, network_calls, plan_of, settings_of
 from training import ema, flops, optim, sharding
+from training.inpainting import inpainting
 from training.objective import Diffusion, diffusion_objective, validation_losses
 from training.state import TrainState, new_state
 from training.step import Update, make_train_step
@@ -45,6 +47,7 @@ class Experiment(NamedTuple):
     schedule: Callable  # params -> Schedule
     denoiser: Callable  # (params, frozen, cond) -> Denoise
     sample: Callable  # (params, frozen, seeds [b], given, Settings) -> images [b h w c] in [-1, 1]
+    edits: Edits  # sampling that is told what is known, or where to start
     calls: Callable  # Settings -> network calls a sample; guidance makes each a double one
 
 
@@ -88,6 +91,12 @@ def build(config, mesh=None) -> Experiment:
         now = diffusion.of(params)
         return prediction.denoiser(functools.partial(apply, params), cond, now.schedule, now.parameterisation)
 
+    def task_at(size):
+        other = config.copy_and_resolve_references()
+        other.data.shape = (*size, config.data.shape[2])
+        other.task.update(low_size=config.task.low_size * size[0] // config.data.shape[0], crop=0)
+        return build_task(other, encoder)
+
     return Experiment(
         task=task,
         text=encoder,
@@ -103,6 +112,7 @@ def build(config, mesh=None) -> Experiment:
         schedule=lambda params: diffusion.of(params).schedule,
         denoiser=denoiser,
         sample=build_sample(config, task, diffusion.of, denoiser, whole),
+        edits=build_edits(config, task, task_at, diffusion.of, diffusion.initial.schedule, denoiser, whole),
         calls=lambda settings: network_calls(settings, diffusion.initial.schedule),
     )
 
@@ -154,6 +164,8 @@ def build_task(config, encoder: text.TextEncoder | None) -> Task:
         raise ValueError(f"task.drop={section.drop} is a share, in [0, 1]")
     if section.crop and not section.low_size:
         raise ValueError(f"task.crop={section.crop} is of super-resolution, and task.low_size is 0")
+    if section.inpaint and section.low_size:
+        raise ValueError(f"task.inpaint and task.low_size={section.low_size} are two tasks; set one of them")
 
     def encode(frozen, batch):
         return text.condition(encoder, frozen and frozen["text"], batch)
@@ -161,6 +173,8 @@ def build_task(config, encoder: text.TextEncoder | None) -> Task:
     call = Call(section.name, (("drop", section.drop), ("flip", section.flip)))
     more = {"encode": encode} if encoder else {}
     task = construct(TASKS, call, "task.name", shape, config.data.classes, **more)
+    if section.inpaint:
+        return inpainting(task)
     return super_resolution(task, section.low_size, section.crop) if section.low_size else task
 
 

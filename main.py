@@ -7,23 +7,32 @@ from logging import ERROR, WARNING, Formatter
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-MODES = ("train", "sample", "evaluate")
+MODES = ("train", "sample", "evaluate", "edit")
 
 flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
 flags.DEFINE_string("workdir", None, "Where the run lies; may be a bucket.", required=True)
 flags.DEFINE_bool("allow_config_change", False, "Resume although keys that shape the result differ.")
-flags.DEFINE_integer("checkpoint", None, "sample, evaluate: the step to use; default the latest.")
-flags.DEFINE_string("ema", None, "sample, evaluate: the average to use, or 'raw'; default the config's first.")
-flags.DEFINE_integer("num", None, "sample: how many images; default one for each prompt, or 64.", lower_bound=1)
-flags.DEFINE_integer("seed", 0, "sample, evaluate: image i has seed SEED + i.", lower_bound=0, upper_bound=2**31)
-flags.DEFINE_string("label", None, "sample: a label for all, or 'balanced'; default as the training set has them.")
-flags.DEFINE_string("prompt", None, "sample: what the images are to show; of models that take text.")
+flags.DEFINE_integer("checkpoint", None, "sample, evaluate, edit: the step to use; default the latest.")
+flags.DEFINE_string("ema", None, "sample, evaluate, edit: the average to use, or 'raw'; default the config's first.")
+flags.DEFINE_integer("num", None, "sample, edit: how many images; default one for each prompt, or 64.", lower_bound=1)
+flags.DEFINE_integer("seed", 0, "sample, evaluate, edit: image i has seed SEED + i.", lower_bound=0, upper_bound=2**31)
+flags.DEFINE_string("label", None, "sample, edit: a label for all; sample: or 'balanced', default the training set's.")
+flags.DEFINE_string("prompt", None, "sample, edit: what the images are to show; of models that take text.")
 flags.DEFINE_string("prompts", None, "sample: a file of prompts, one a line, or CSV with columns Prompts, Category.")
-flags.DEFINE_string("sampler", None, "sample, evaluate: overrides config.sampling.sampler, e.g. 'ddim(eta=1.0)'.")
-flags.DEFINE_integer("steps", None, "sample, evaluate: overrides config.sampling.steps.", lower_bound=1)
-flags.DEFINE_float("guidance", None, "sample, evaluate: overrides config.sampling.guidance.")
-flags.DEFINE_string("out", None, "sample, evaluate: where results go; default inside the workdir.")
+flags.DEFINE_string("sampler", None, "sample, evaluate, edit: overrides config.sampling.sampler, e.g. 'ddim(eta=1.0)'.")
+flags.DEFINE_integer("steps", None, "sample, evaluate, edit: overrides config.sampling.steps.", lower_bound=1)
+flags.DEFINE_float("guidance", None, "sample, evaluate, edit: overrides config.sampling.guidance.")
+flags.DEFINE_string("out", None, "sample, evaluate, edit: where results go; default inside the workdir.")
 flags.DEFINE_bool("watch", False, "evaluate: every checkpoint not judged yet, until the training there is done.")
+flags.DEFINE_string("task", "inpaint", "edit: what to do; docs/editing.md lists all.")
+flags.DEFINE_string("input", None, "edit: an image, or a folder of images.")
+flags.DEFINE_string("mask", None, "edit: what to make up is white, in a file of the image's size, or a folder of them.")
+flags.DEFINE_list("box", None, "edit: top,left,height,width of what to make up; uncrop: of what is given.")
+flags.DEFINE_string("method", None, "edit: how to hold to what is known, e.g. 'repaint(jump=1, resamplings=10)'.")
+flags.DEFINE_float("strength", None, "edit: how far towards noise, in (0, 1].")
+flags.DEFINE_string("source", None, "edit: invert: the label or prompt of the input itself.")
+flags.DEFINE_integer("factor", 2, "edit: enlarge: how many times larger the result is.", lower_bound=2)
+flags.DEFINE_enum("format", "png", ("png", "jpeg", "webp"), "edit: of the results.")
 flags.DEFINE_string("compilation_cache", None, "Folder of compiled programs, or bucket; default ~/.cache/langevin.")
 flags.DEFINE_bool("distributed", True, "Join the other processes of a Cloud TPU slice, SLURM step or MPI world.")
 flags.DEFINE_string("coordinator", None, "HOST:PORT of process 0, where the environment does not say it.")
@@ -32,8 +41,12 @@ flags.DEFINE_integer("process_id", None, "With --coordinator: which of them this
 FLAGS = flags.FLAGS
 
 # Flags that say something in these modes alone; elsewhere a config key does.
-ONLY_IN = dict.fromkeys(("num", "label", "prompt", "prompts"), ("sample",))
-ONLY_IN |= dict.fromkeys(("checkpoint", "ema", "seed", "sampler", "steps", "guidance", "out"), ("sample", "evaluate"))
+ONLY_IN = dict.fromkeys(("num", "label", "prompt"), ("sample", "edit")) | {"prompts": ("sample",)}
+ONLY_IN |= dict.fromkeys(
+    ("checkpoint", "ema", "seed", "sampler", "steps", "guidance", "out"), ("sample", "evaluate", "edit")
+)
+EDITING = ("task", "input", "mask", "box", "method", "strength", "source", "factor", "format")
+ONLY_IN |= dict.fromkeys(EDITING, ("edit",))
 ONLY_IN |= {"allow_config_change": ("train",), "watch": ("evaluate",)}
 
 

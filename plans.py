@@ -12,6 +12,7 @@ import numpy as np
 from calls import Call, construct, named, parse_call
 from diffusion import guidance, losses, sampling
 from diffusion.grids import GRIDS
+from diffusion.prediction import Denoise
 from diffusion.samplers import SAMPLERS
 from diffusion.schedules import Schedule
 from training.objective import Diffusion
@@ -100,6 +101,31 @@ def network_calls(settings: Settings, schedule: Schedule) -> int:
     return named(SAMPLERS, settings.sampler, "sampling.sampler", schedule).calls(times)
 
 
+def guided(task: Task, denoiser, params, frozen, cond, schedule: Schedule, numbers: dict) -> Denoise:
+    """The network's prediction under cond, guided where the numbers say how."""
+    denoise = denoiser(params, frozen, cond)
+    if numbers["guidance"] is None:
+        return denoise
+    pairs = denoiser(params, frozen, guidance.paired(cond, task.null(cond)))
+    both = guidance.guide_pairs(pairs, schedule, guidance.Guidance(numbers["guidance"], numbers["rescale"]))
+    return guidance.within(both, denoise, schedule, *numbers["interval"]) if numbers["interval"] else both
+
+
+def limited(plan: Plan, denoise: Denoise, schedule: Schedule, numbers: dict) -> Denoise:
+    if plan.threshold is None:
+        return denoise
+    return construct(guidance.THRESHOLDS, plan.threshold, "threshold", denoise, schedule, **numbers["threshold"])
+
+
+def told(config, task: Task, frozen, seeds: jax.Array, given: dict, numbers: dict) -> tuple[jax.Array, dict]:
+    """(keys [b], cond): the randomness of each seed, and what the network is told of what a sample is given."""
+    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING))(seeds)
+    if config.task.low_size:  # the stages of a cascade share their seeds, not their noise
+        keys = jax.vmap(jax.random.fold_in, (0, None))(keys, config.task.low_size)
+    level = jnp.broadcast_to(numbers["aug_level"], seeds.shape)
+    return keys, task.condition(frozen, keys, given | {"aug_level": level})
+
+
 def build_sample(config, task: Task, diffusion_of: Callable[[Any], Diffusion], denoiser, layout) -> Callable:
     """-> sample(params, frozen, seeds, given, settings) -> images: one program for each Plan, whatever the numbers.
 
@@ -108,24 +134,13 @@ def build_sample(config, task: Task, diffusion_of: Callable[[Any], Diffusion], d
 
     @functools.partial(jax.jit, static_argnames="plan", out_shardings=layout)
     def program(params, frozen, seeds, given, times, numbers, plan: Plan):
-        keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING))(seeds)
-        if config.task.low_size:  # the stages of a cascade share their seeds, not their noise
-            keys = jax.vmap(jax.random.fold_in, (0, None))(keys, config.task.low_size)
-        level = jnp.broadcast_to(numbers["aug_level"], seeds.shape)
-        cond = task.condition(frozen, keys, given | {"aug_level": level})
-        schedule, denoise = diffusion_of(params).schedule, denoiser(params, frozen, cond)
-        if numbers["guidance"] is not None:
-            pairs = denoiser(params, frozen, guidance.paired(cond, task.null(cond)))
-            guided = guidance.guide_pairs(pairs, schedule, guidance.Guidance(numbers["guidance"], numbers["rescale"]))
-            inside = numbers["interval"]
-            denoise = guidance.within(guided, denoise, schedule, *inside) if inside else guided
-        if plan.threshold:
-            denoise = construct(
-                guidance.THRESHOLDS, plan.threshold, "threshold", denoise, schedule, **numbers["threshold"]
-            )
+        keys, cond = told(config, task, frozen, seeds, given, numbers)
+        schedule = diffusion_of(params).schedule
+        denoise = guided(task, denoiser, params, frozen, cond, schedule, numbers)
         sampler = construct(SAMPLERS, plan.sampler, "sampler", schedule, **numbers["sampler"])
         x = sampling.prior(keys, task.sample_shape, schedule, times[0])
-        return task.restore(frozen, sampling.sample(keys, denoise, sampler, times, x))
+        x0 = sampling.sample(keys, limited(plan, denoise, schedule, numbers), sampler, times, x)
+        return task.restore(frozen, x0)
 
     def sample(params, frozen, seeds, given, settings: Settings):
         schedule = diffusion_of(params).schedule

@@ -23,6 +23,7 @@ def get_config():
     config.task.drop = 0.0  # share of examples whose condition is dropped in training; guidance needs > 0
     config.task.flip = False  # random horizontal flips in training
     config.task.low_size = 0  # > 0: super-resolution from images of this height, of any of these tasks
+    config.task.inpaint = False  # any of these tasks, told a part of the image too
     config.task.crop = 0  # > 0: super-resolution is trained on squares of this side; multiples of the scale factor
 
     config.data = ConfigDict()

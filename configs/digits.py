@@ -1,6 +1,7 @@
 """Class-conditional DDPM on scikit-learn's 1,797 handwritten digits, 8x8 grey: the demo, minutes on a CPU.
 
     python main.py --config=configs/digits.py --workdir=runs/digits
+    python main.py --config=configs/digits.py:inpaint --workdir=runs/digits_inpaint      # told a part of the image too
 
 Expected: docs/results.md, table 1 (share of samples read as their label, Frechet distance, neighbours), run on a
 2-core CPU.
@@ -10,9 +11,9 @@ from configs import base
 
 
 def get_config(arg=""):
-    word = base.words(arg, tiny=False)
+    word = base.words(arg, tiny=False, inpaint=False)
     config = base.get_config()
-    config.task.update(name="class", drop=0.1)
+    config.task.update(name="class", drop=0.1, inpaint=word.inpaint)
     config.data.update(name="digits", shape=(8, 8, 1), classes=10)
     config.model.update(channels=32, multipliers=(1, 2), blocks=2, attention=(4,), num_heads=4, groups=8)
     config.optim.update(lr=2e-3, warmup=100, decay_steps=1400)

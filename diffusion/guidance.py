@@ -104,12 +104,16 @@ def classifier_guide(
     """
 
     def guided(x: Array, t: Array) -> Prediction:
-        guess, level = denoise(x, t), schedule.level(t)
         gradient = w * jax.grad(lambda x: log_likelihood(x, t).sum())(x)
-        on_x0 = jnp.where(level.alpha > 0, level.sigma * level.ratio, 0)
-        return guess._replace(x0=guess.x0 + on_x0 * gradient, eps=guess.eps - level.sigma * gradient)
+        return tilted(denoise(x, t), gradient, schedule.level(t))
 
     return guided
+
+
+def tilted(guess: Prediction, gradient: Array, level: NoiseLevel) -> Prediction:
+    """The prediction of a density times another, whose log has this gradient in x_t; x0 stays where alpha = 0."""
+    on_x0 = jnp.where(level.alpha > 0, level.sigma * level.ratio, 0)
+    return guess._replace(x0=guess.x0 + on_x0 * gradient, eps=guess.eps - level.sigma * gradient)
 
 
 def threshold(denoise: Denoise, schedule: Schedule, limit: Callable[[Array], Array]) -> Denoise:

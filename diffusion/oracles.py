@@ -41,3 +41,16 @@ def mixture(schedule: Schedule, weights: Sequence[float], means: Array, variance
         return predict(jnp.sum(posterior[..., None] * each, -2), x, level)
 
     return denoise
+
+
+def correlated(schedule: Schedule, mean: Array, covariance: Array) -> Denoise:
+    """E[x0 | x_t] of whole images N(mean, covariance): mean [h w c], covariance [hwc hwc]; t is []."""
+    mean, (variances, axes) = jnp.asarray(mean), jnp.linalg.eigh(jnp.asarray(covariance))
+
+    def denoise(x, t):
+        level = schedule.level(t)
+        gain = level.alpha * variances / (level.alpha**2 * variances + level.sigma**2)
+        offset = (x - level.alpha * mean).reshape(len(x), -1)
+        return predict(mean + (offset @ axes * gain @ axes.T).reshape(x.shape), x, level)
+
+    return denoise

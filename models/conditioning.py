@@ -14,6 +14,11 @@ def with_text(encoder, cond):
     return cond | {"text": encoder(cond["tokens"], cond["text_mask"])}
 
 
+def beside(x, cond):
+    """x [b h w c] with the images of its size that a network is told joined to its channels: 'low_res', 'known'."""
+    return jnp.concatenate([x, *(cond[name] for name in ("low_res", "known") if name in cond)], axis=-1)
+
+
 def embed(style: Style, channels: int, num_labels: int, noise_input, cond):
     """swish of the embedding [b 4 channels] that every block is told; float32. Called inside a compact method.
 

@@ -5,7 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.conditioning import embed, with_text
+from models.conditioning import beside, embed, with_text
 from models.layers import CONVENTIONS, REMAT, Attention, ResBlock, Style, double
 
 
@@ -58,8 +58,7 @@ class EfficientUNet(nn.Module):
         cond = with_text(self.text_encoder, cond)
         emb = embed(style, self.channels, self.num_labels, noise_input, cond)
         attend = partial(self._attend, cond)
-        if "low_res" in cond:
-            x = jnp.concatenate([x, cond["low_res"]], axis=-1)
+        x = beside(x, cond)
 
         x = style.conv("conv_in", x, self.channels)
         skips = []

@@ -5,7 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.conditioning import embed, with_text
+from models.conditioning import beside, embed, with_text
 from models.layers import CONVENTIONS, REMAT, Attention, ResBlock, Style, double, halve, same
 
 
@@ -59,10 +59,11 @@ class UNet(nn.Module):
         """Map x [b h w c] and noise_input [b] float32 (DDPM: the raw index 0..999) to an output.
 
         cond: 'label' int32 [b] if num_labels > 0 (JAX reports no bad index: a label past the last row
-        turns its image into NaN, and -1 means the last row); 'low_res' [b h w c'], already at x's
-        size, joins x's channels (super-resolution), and its 'aug_level' [b] the embedding; 'text' [b l d], or
-        'tokens' [b l] for the text_encoder, with 'text_mask' [b l] joins every attention's keys and values,
-        and pooled the embedding (Imagen). What there is when the network is initialised is what it has layers for.
+        turns its image into NaN, and -1 means the last row); 'low_res' (super-resolution) and
+        'known' (inpainting) [b h w c'], at x's size, join x's channels, and 'aug_level' [b] the
+        embedding; 'text' [b l d], or 'tokens' [b l] for the text_encoder, with 'text_mask' [b l] joins
+        every attention's keys and values, and pooled the embedding (Imagen). What there is when the
+        network is initialised is what it has layers for.
         train: dropout, drawn from rngs={'dropout': key}. Returns [b h w out_channels] float32.
         Raises ValueError for sides that the levels cannot halve, and for a missing label.
         """
@@ -71,8 +72,7 @@ class UNet(nn.Module):
         emb = embed(self._style, self.channels, self.num_labels, noise_input, cond)
         resnet, attend = partial(self._resnet, emb, train), partial(self._attend, cond)
         levels = self.levels
-        if "low_res" in cond:
-            x = jnp.concatenate([x, cond["low_res"]], axis=-1)
+        x = beside(x, cond)
 
         x = self._style.conv("conv_in", x, levels[0][1])
         skips = [x]

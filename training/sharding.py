@@ -198,12 +198,12 @@ def batch_share(mesh: Mesh) -> dict[str, int]:
     return {"process_index": int(own[0]) // len(own), "process_count": len(processes) // len(own)}
 
 
-def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch -> global arrays, split over the mesh."""
+def put_batch(batch, mesh: Mesh):
+    """This process's rows of a batch, a tree of arrays -> global arrays, split over the mesh."""
     sharding = over_data(mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, sharding)  # all arrays in one call
-    return {name: jax.make_array_from_process_local_data(sharding, rows) for name, rows in batch.items()}
+    return jax.tree.map(lambda rows: jax.make_array_from_process_local_data(sharding, rows), batch)
 
 
 def round_up(n: int, multiple: int) -> int:

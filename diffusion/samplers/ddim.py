@@ -33,8 +33,8 @@ def invert(denoise: Denoise, schedule: Schedule, times: Array, x: Array) -> Arra
     """The noise at times[0] from which DDIM (eta = 0) over the same grid leads back to about the images x [b h w c].
 
     times is a grid as sampling walks it, down to 0. The step from s up to t takes the prediction at s for that at
-    t, and the first, from data, the one at the first positive time: the denoiser is never called at sigma = 0. The
-    error falls with the number of steps.
+    t, and the first, from data, x itself as x0 and the eps of the first positive time: the denoiser is never called
+    at sigma = 0. The error falls with the number of steps.
     """
     level = clean_at_zero(schedule).level
     times = jnp.asarray(times, jnp.promote_types(x.dtype, jnp.float32))[::-1]
@@ -42,6 +42,6 @@ def invert(denoise: Denoise, schedule: Schedule, times: Array, x: Array) -> Arra
     def body(x, interval):
         s, t = interval
         noisier, guess = level(t), denoise(x, jnp.maximum(s, times[1]))
-        return noisier.alpha * guess.x0 + noisier.sigma * guess.eps, None
+        return noisier.alpha * jnp.where(s > 0, guess.x0, x) + noisier.sigma * guess.eps, None
 
     return jax.lax.scan(body, x, (times[:-1], times[1:]))[0]

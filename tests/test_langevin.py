@@ -1,0 +1,140 @@
+"""What the Python API promises, on a network that was not trained: shapes, exactness, seeds, one compilation."""
+
+import jax
+import numpy as np
+import pytest
+
+import drawing
+from configs import digits
+from edits import Edit
+from evaluation.images import to_uint8
+from experiment import build
+from modes.model import Model
+from modes.weights import Weights
+from plans import settings_of
+
+
+def untrained(arg="tiny", **task):
+    config = digits.get_config(arg)
+    config.task.update(**task)
+    config.model.update(channels=8, blocks=1, attention=())
+    config.sampling.update(steps=3, guidance=None)
+    experiment = build(config)
+    return Model(config, experiment, Weights(experiment.init().params, 0, "raw"), settings_of(config))
+
+
+def woken(model):
+    """The last layer is zero at the start: with this one what the network is told matters."""
+    params = dict(model.weights.params)
+    noise = jax.random.normal(jax.random.key(0), params["conv_out"]["kernel"].shape)
+    params["conv_out"] = params["conv_out"] | {"kernel": 0.1 * noise}
+    return model._replace(weights=model.weights._replace(params=params))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return untrained()
+
+
+@pytest.fixture(scope="module")
+def images(model):
+    return model.experiment.source("train").read(np.arange(4))["image"]
+
+
+HIDDEN = np.zeros((8, 8), bool)
+HIDDEN[:, 4:] = True
+
+
+def test_what_is_not_hidden_comes_back_to_the_bit_and_another_mask_compiles_nothing(model, images, caplog):
+    def compiled():
+        return "Finished XLA compilation" in caplog.text
+
+    each = np.stack([HIDDEN, HIDDEN, HIDDEN.T, ~HIDDEN])
+    with jax.log_compiles():
+        filled = model.inpaint(images, HIDDEN, method="replacement", label=3)
+        assert compiled()
+        caplog.clear()
+        other = model.inpaint(images[::-1], each, method="replacement", label=[1, 2, 3, 4], seed=9)
+        assert not compiled()
+    np.testing.assert_array_equal(filled[:, ~HIDDEN], images[:, ~HIDDEN])
+    np.testing.assert_array_equal(other[3][HIDDEN], images[0][HIDDEN])
+    assert np.any(filled[:, HIDDEN] != images[:, HIDDEN])
+
+
+def test_seed_i_is_image_i_whatever_is_edited_beside_it(model, images):
+    together = model.img2img(images, 0.7, seed=5, label=3)
+    alone = model.img2img(images[2:3], 0.7, seed=7, label=3)
+    assert np.abs(together[2].astype(int) - alone[0]).max() <= 1
+
+
+def test_the_noise_that_is_found_leads_back(model, images):
+    """An untrained network says eps = 0, of which DDIM is an exact inverse of itself, thresholding apart."""
+    model = model.using(threshold="none")
+    np.testing.assert_array_equal(model.generate(model.invert(images)), images)
+    np.testing.assert_array_equal(model.generate(model.invert(images, strength=0.5)), images)
+    walk = model.interpolate(images[:2], images[2:], frames=3)
+    np.testing.assert_array_equal(walk[:, 0], images[:2])
+    np.testing.assert_array_equal(walk[:, -1], images[2:])
+    assert model.variations(images[:1], n=2, strength=0.5).shape == (1, 2, 8, 8, 1)
+
+
+def test_a_film_ends_in_the_image(model):
+    path, guesses = model.film(2, seed=1, label=3)
+    assert path.shape == (2, 4, 8, 8, 1) and guesses.shape == (2, 3, 8, 8, 1)
+    np.testing.assert_allclose(path[:, -1], guesses[:, -1], atol=1e-6)
+    drawn = model.sample(2, seed=1, label=3)
+    assert np.abs(to_uint8(path[:, -1]).astype(int) - drawn).max() <= 1
+
+
+def test_an_enlarged_image_has_the_small_one_as_its_means(model):
+    """Before uint8, whose range the untrained network's images leave."""
+    small = np.random.default_rng(0).uniform(-1, 1, (2, 4, 4, 1)).astype(np.float32)
+    edit = Edit("projection", "averaged(factor=2)")
+    large = model._walk(model.experiment.edits.film, 2, 0, {}, {"known": small}, edit)[0][:, -1]
+    np.testing.assert_allclose(large.reshape(2, 4, 2, 4, 2, 1).mean((2, 4)), small, atol=1e-5)
+
+
+def test_super_resolution_of_one_tile_is_the_stages_own_and_any_other_size_is_its_tiles():
+    model = woken(untrained(low_size=4))
+    small = np.random.default_rng(0).integers(0, 256, (2, 6, 9, 1)).astype(np.uint8)
+    tile = small[:, :4, :4]
+    one = model.superres(tile, label=3)
+    rows = {"low_res": tile, "label": np.full(2, 3, np.int32)}
+    own = drawing.draw(model.experiment, model.config, model.weights.params, np.arange(2), rows, model.settings)
+    assert np.abs(one.astype(int) - own).max() <= 1 and one.std() > 0
+    large = model.superres(small, label=3)
+    assert large.shape == (2, 12, 18, 1) and np.any(large[:, :8, :8] != one)
+    assert model.superres(small[:, :3], label=3).shape == (2, 6, 18, 1)
+    with pytest.raises(ValueError, match="no stage of super-resolution"):
+        untrained().superres(small)
+
+
+def test_a_model_that_was_trained_to_inpaint_is_told_what_is_known(images):
+    model = woken(untrained("tiny,inpaint"))
+    filled = model.inpaint(images, HIDDEN, label=3)
+    np.testing.assert_array_equal(filled[:, ~HIDDEN], images[:, ~HIDDEN])
+    changed = images.copy()
+    changed[:, :, :4] = 255 - changed[:, :, :4]
+    assert np.any(model.inpaint(changed, HIDDEN, label=3)[:, HIDDEN] != filled[:, HIDDEN])
+    changed[:, :, 4:] ^= 77
+    changed[:, :, :4] = images[:, :, :4]
+    np.testing.assert_array_equal(model.inpaint(changed, HIDDEN, label=3), filled)  # what is hidden does not matter
+
+
+@pytest.mark.parametrize(
+    "words, call",
+    [
+        ("hides all of image 1", lambda m, x: m.inpaint(x, np.stack([HIDDEN, HIDDEN | True, HIDDEN, HIDDEN]))),
+        ("hides nothing of image 0", lambda m, x: m.inpaint(x, HIDDEN & False)),
+        (r"the mask is \[4, 8\], the image \[8, 8\]", lambda m, x: m.inpaint(x, HIDDEN[:4])),
+        (r"strength: got 1.5; give a time in \(0, 1\]", lambda m, x: m.img2img(x, 1.5)),
+        ("label 10: give 0 to 9", lambda m, x: m.img2img(x, label=10)),
+        ("method='repant' is unknown; choose from", lambda m, x: m.inpaint(x, HIDDEN, method="repant")),
+        ("it takes jump, resamplings", lambda m, x: m.inpaint(x, HIDDEN, method="repaint(jumps=3)")),
+        ("both sides divided", lambda m, x: m.enlarge(x)),
+        ("give 2 at most", lambda m, x: m.inpaint(x, HIDDEN, method="repaint(jump=3)")),
+    ],
+)
+def test_what_cannot_be_edited_is_refused_in_words(model, images, words, call):
+    with pytest.raises(ValueError, match=words):
+        call(model, images)
