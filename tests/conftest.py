@@ -6,6 +6,7 @@ import pathlib
 import sys
 
 import pytest
+from absl import logging
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
@@ -23,9 +24,18 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
+def own_verbosity():
+    """What a tool run in process makes of absl's verbosity ends with its test."""
+    logger = logging.get_absl_logger()
+    level = logger.level
+    yield
+    logger.setLevel(level)
+
+
+@pytest.fixture(scope="session")
 def optimised():
-    """jax.jit without the haste, where two programs must agree bit for bit as a user compiles them."""
+    """jax.jit as a user's: where two programs must agree bit for bit, or one with a golden file to its last digits."""
     import jax
 
     options = {"xla_backend_optimization_level": 3, "xla_cpu_use_fusion_emitters": True}

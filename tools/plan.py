@@ -183,7 +183,6 @@ def milli(seconds: float) -> str:
 
 
 def main(argv: list[str]) -> None:
-    logging.set_verbosity(logging.ERROR)
     try:
         options = parse_flags(argv)
         print(*report(options.config, options), sep="\n")
@@ -199,4 +198,5 @@ def fail(error) -> None:
 
 
 if __name__ == "__main__":
+    logging.set_verbosity(logging.ERROR)
     main(sys.argv)
