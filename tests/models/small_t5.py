@@ -38,7 +38,7 @@ def weights(size: Size, seed: int = 0) -> dict[str, np.ndarray]:
     random = np.random.RandomState(seed)
 
     def matrix(*shape):
-        return (random.uniform(-2, 2, shape) / shape[-1] ** 0.5).astype(np.float32)
+        return (random.uniform(-1.5, 1.5, shape) / shape[-1] ** 0.5).astype(np.float32)
 
     def scale():
         return random.uniform(0.5, 1.5, size.width).astype(np.float32)
