@@ -2,8 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 DEMO := runs/digits
+TEXT := runs/digits_text
 
-.PHONY: demo test lint format clean
+.PHONY: demo demo-text demo-cascade test lint format clean
 .DELETE_ON_ERROR:
 
 .venv/installed: requirements.txt
@@ -23,6 +24,21 @@ demo: .venv/installed
 	$(BIN)/python main.py --mode=evaluate --workdir=$(DEMO)
 	$(BIN)/python main.py --mode=sample --workdir=$(DEMO) --num=60 --label=balanced --out=$(DEMO)/demo
 	@echo "Samples: $(DEMO)/demo/grid.png   while training: $(DEMO)/samples/   judgement: $(DEMO)/evaluation.json"
+
+# Digits from prompts alone, 'a seven': wordings of the training, and ones that it never saw.
+demo-text: .venv/installed
+	$(BIN)/python main.py --config=configs/digits_text.py --workdir=$(TEXT)
+	$(BIN)/python main.py --mode=evaluate --workdir=$(TEXT)
+	$(BIN)/python main.py --mode=sample --workdir=$(TEXT) --prompts=prompts/digits.csv --out=$(TEXT)/demo
+	@echo "Samples: $(TEXT)/demo/grid.png   judgement: $(TEXT)/evaluation.json"
+
+# The same in two stages, 4x4 and from there to 8x8, each judged, and sampled as one.
+demo-cascade: .venv/installed
+	$(BIN)/python main.py --config=configs/digits_text.py:size=4 --workdir=runs/digits_text4
+	$(BIN)/python main.py --config=configs/digits_text.py:low=4 --workdir=runs/digits_text8
+	$(BIN)/python main.py --mode=evaluate --workdir=runs/digits_text8
+	$(BIN)/python main.py --mode=sample --config=configs/imagen.py:digits --prompts=prompts/digits.csv --workdir=runs/digits_cascade
+	@echo "Samples: runs/digits_cascade/grid.png   judgement: runs/digits_text8/evaluation.json"
 
 test: .venv/installed-test
 	$(BIN)/python -m pytest --durations=25

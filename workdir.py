@@ -18,13 +18,14 @@ from training import hosts
 from training.metrics import write_json
 
 # Keys that shape the result; a resume must agree on them. Those under FREE are about where and how fast, not what.
-SHAPING = ("seed", "init_", "task", "data", "model", "diffusion", "optim", "ema", "train.batch_size")
+SHAPING = ("seed", "init_", "task", "data", "text", "model", "diffusion", "optim", "ema", "train.batch_size")
 FREE = (
     "data.path",
     "data.workers",
     "data.prefetch",
     "data.max_bad_share",
     "data.eval_split",
+    "text.embeddings",
     "model.remat",
     "optim.accumulate",
     "optim.max_skipped",

@@ -14,6 +14,7 @@ from input_pipeline import evaluation_batches
 from input_pipeline.batches import local_rows
 from input_pipeline.source import some
 from models import inception
+from modes import given
 from modes.candidate import Candidate, Judge
 from training import sharding
 
@@ -103,18 +104,27 @@ EVALUATORS: dict[str, Callable[[Candidate], Results]] = {
     "fd": fd,
     "likelihood_vlb": likelihood_vlb,
     "likelihood_ode": likelihood_ode,
+    "super_resolution": given.super_resolution,
+    "wordings": given.wordings,
 }
-OF_SAMPLES = ("small_images", "fid", "fd")  # those that a sweep over the settings of sampling repeats
+OF_SAMPLES = (
+    "small_images",
+    "fid",
+    "fd",
+    "super_resolution",
+    "wordings",
+)  # those that a sweep over the settings of sampling repeats
 # What an evaluator needs beside the workdir, looked for before anything is drawn.
 NEEDS: dict[str, Callable[[Judge], object]] = {"fid": lambda judge: judge.inception, "fd": lambda judge: judge.tower}
 
 # Numbers that are better when they are higher; of all others the lower is the better.
 HIGHER = {"inception_score", "precision", "recall", "svc/agreement", "nearest_ratio", "clip_score"}
+HIGHER_KINDS = ("read", "psnr", "ssim", "consistency")  # and all whose name begins so
 
 
 def better(name: str, a: float, b: float) -> bool:
     """Whether a is a better value than b of the number of this name."""
-    higher = name in HIGHER or name.rpartition("/")[2] in HIGHER
+    higher = name in HIGHER or name.rpartition("/")[2] in HIGHER or name.partition("/")[0] in HIGHER_KINDS
     return a > b if higher else a < b
 
 
