@@ -144,7 +144,7 @@ def main(argv: list[str]) -> None:
     try:
         wrong = sweep(parse_flags(argv))
     except Interrupted as interrupted:
-        print(f"{interrupted}: all cells have saved; the same command goes on", file=sys.stderr)
+        print(f"{interrupted}: every run has saved or had not begun; the same command goes on", file=sys.stderr)
         sys.exit(128 + interrupted.signum)
     except (flags.Error, ValueError, OSError) as error:
         lines = str(error).strip().splitlines()
