@@ -6,15 +6,18 @@ last use, and what is elementwise in between is fused, so that it is neither hel
 in places (fusing into a convolution) and worse in others (padding, copies); docs/results.md compares the two.
 """
 
+import functools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 from jax.extend import core
+from ml_collections import ConfigDict, FrozenConfigDict
 
 import experiment
 from training import flops, sharding
 from training.chips import CHIPS, Slice
+from training.state import TrainState
 
 ROOM = 0.92  # share of the memory that a program gets: the runtime and fragmentation take the rest
 USUAL = 0.4  # share of the peak that trainings commonly reach; assumed
@@ -27,6 +30,7 @@ class Estimate(NamedTuple):
     averages: int
     operations: int
     state: int
+    frozen: int  # parameters that are not trained
     gradients: int
     activations: int
     traffic: int
@@ -34,7 +38,7 @@ class Estimate(NamedTuple):
 
     @property
     def memory(self) -> int:
-        return self.state + self.gradients + self.activations
+        return self.state + self.frozen + self.gradients + self.activations
 
 
 class Program(NamedTuple):
@@ -47,26 +51,58 @@ class Program(NamedTuple):
 def estimate(config, chips: int) -> Estimate:
     """Raises ValueError, as a training would, for a mesh or a batch that the chips do not divide into."""
     mesh = sharding.abstract_mesh(config.mesh.to_dict(), chips)
-    built = experiment.build(config, mesh)
     experiment.check_batches(config, mesh)
-    parts, state = sharding.batch_parts(mesh), built.abstract
-    batch = experiment.abstract_batch(config, mesh, config.train.batch_size // parts)
-    one = jax.make_jaxpr(built.train_step)(state, built.abstract_frozen, batch)  # on one chip's rows
-    held = sharding.bytes_per_device(state.params)
-    program = follow(one, {leaf.shape for leaf in jax.tree.leaves(state.params)})
+    step = traced(config)
+    sharding.check_used(mesh, step.state.params)
+    state = sharding.laid_out(step.state, sharding.layout(mesh, step.state, step.state.params))
+    frozen = sharding.bytes_per_device(sharding.laid_out(step.frozen, sharding.layout(mesh, step.frozen)))
+    images, micro = config.train.batch_size, config.optim.accumulate
+    rows = images // sharding.batch_parts(mesh)
+    once = step if config.model.remat == "none" else traced(config, remat="none")
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
-    own = sharding.bytes_per_device(state)
+    held, own = sharding.bytes_per_device(state.params), sharding.bytes_per_device(state)
     return Estimate(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         averages=len(state.ema),
-        operations=flops.count(one) * parts if config.model.remat == "none" else experiment.model_flops(config),
+        operations=once.operations * images // ROWS,
         state=own,
-        gradients=held * (2 if config.optim.accumulate > 1 else 1),
-        activations=program.peak,
-        # the state is read and written; parameters are read forward and backward, whole
-        traffic=program.traffic + 2 * own + 2 * whole // mesh.shape["tensor"] * config.optim.accumulate,
-        sent=sent(mesh, state.params, config.optim.accumulate),
+        frozen=frozen,
+        gradients=held * (2 if micro > 1 else 1),
+        activations=step.program.peak * rows // micro // ROWS,
+        # the state is read and written; parameters are read forward and backward, whole, and frozen ones as they lie
+        traffic=step.program.traffic * rows // ROWS + 2 * own + (2 * whole // mesh.shape["tensor"] + frozen) * micro,
+        sent=sent(mesh, state.params, micro),
     )
+
+
+class Traced(NamedTuple):
+    """A train step on ROWS images of one device: all that follows from the network alone."""
+
+    state: TrainState  # shapes, as are those of `frozen`
+    frozen: Any
+    operations: int
+    program: Program
+
+
+ROWS = 8
+
+
+def traced(config, **model) -> Traced:
+    """The step of a config, with fields of its model changed: traced once, whatever the mesh and the batch."""
+    config = config.copy_and_resolve_references()
+    config.model.update(model)
+    config.mesh.update(data=1, fsdp=1, tensor=1)
+    config.train.batch_size, config.optim.accumulate = ROWS, 1
+    return _traced(FrozenConfigDict(config))
+
+
+@functools.cache
+def _traced(config: FrozenConfigDict) -> Traced:
+    built = experiment.build(ConfigDict(config), sharding.abstract_mesh(config.mesh.to_dict(), 1))
+    batch = experiment.abstract_batch(config, built.mesh, ROWS)
+    jaxpr = jax.make_jaxpr(built.train_step)(built.abstract, built.abstract_frozen, batch)
+    parameters = {leaf.shape for leaf in jax.tree.leaves(built.abstract.params)}
+    return Traced(built.abstract, built.abstract_frozen, flops.count(jaxpr), follow(jaxpr, parameters))
 
 
 def sent(mesh, params, accumulate: int) -> int:

@@ -17,11 +17,11 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # a plan must not take the accelerator of a
 from absl import flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from main import unknown_key  # noqa: E402
 from tools import ahead  # noqa: E402
 from tools.estimate import ROOM, USUAL, Estimate, estimate, times  # noqa: E402
 from training.chips import CHIPS, GIB, Slice, parse_slice  # noqa: E402
 from training.sharding import AXES, mesh_sizes  # noqa: E402
+from workdir import unknown_flag  # noqa: E402
 
 CHANGES = (  # tried one on top of the other until it fits
     ("model.dtype", lambda config, chips: "bfloat16"),
@@ -99,7 +99,7 @@ def memory(found: Estimate, room: int) -> list[str]:
     verdict = "fits" if fits(found, room) else "does NOT fit"
     return [
         f"memory a chip  state {size(found.state)} ({found.averages} average{'s' * (found.averages > 1)})  "
-        f"~gradients {size(found.gradients)}  ~activations {size(found.activations)}",
+        f"{f'frozen {size(found.frozen)}  ' * bool(found.frozen)}~gradients {size(found.gradients)}  ~activations {size(found.activations)}",
         f"               ~{size(found.memory)} of {size(room)}, of which {ROOM:.0%} can be used: {verdict}",
     ]
 
@@ -188,7 +188,7 @@ def main(argv: list[str]) -> None:
         options = parse_flags(argv)
         print(*report(options.config, options), sep="\n")
     except (AttributeError, KeyError) as error:
-        fail(unknown_key(argv) or error)
+        fail(unknown_flag(argv) or error)
     except (flags.Error, ValueError, TypeError, OSError) as error:
         fail(error)
 
