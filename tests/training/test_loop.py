@@ -172,3 +172,30 @@ def test_the_first_step_of_a_start_is_told_apart(tmp_path):
     assert first["first_step_seconds"] > 0 and "images_per_second" not in first
     assert second["images_per_second"] > 0
     assert json.loads((tmp_path / "heartbeat.json").read_text())["step"] == 10
+
+
+def test_speed_is_told_by_its_parts_and_pauses_do_not_count(tmp_path):
+    state, step = make()
+
+    def slow(state, frozen, batch):
+        time.sleep(0.02)
+        return step(state, frozen, batch)
+
+    def pause(step, state, check):
+        time.sleep(0.5)
+
+    hook = Hook(3, pause, lambda step: False)
+    train(tmp_path, steps=12, log=6, hooks=(hook,), train_step=slow, state=state, flops=10**6, peak_flops=10**9)
+    line = lines(tmp_path)[-1]
+    # images a second, operations a second and MFU are one speed in three units
+    assert line["flops_per_second"] == pytest.approx(line["images_per_second"] / 8 * 10**6)
+    assert line["mfu"] == pytest.approx(line["flops_per_second"] / 10**9)
+    assert 8 / line["images_per_second"] < 0.5 and line["step_seconds/most"] < 0.5
+    assert 0.02 <= line["step_seconds/median"] <= line["step_seconds/p95"] <= line["step_seconds/most"]
+    assert 0 <= line["input_wait"] < 1 and line["host_memory_peak"] > 10**7
+    assert "device_memory_peak" not in line  # a CPU does not tell
+
+
+def test_without_a_known_peak_there_is_no_mfu(tmp_path):
+    train(tmp_path, steps=4)
+    assert not {"mfu", "flops_per_second"} & lines(tmp_path)[-1].keys()
