@@ -30,6 +30,7 @@ class Estimate(NamedTuple):
     averages: int
     operations: int
     state: int
+    frozen: int  # parameters that are not trained
     gradients: int
     activations: int
     traffic: int
@@ -37,7 +38,7 @@ class Estimate(NamedTuple):
 
     @property
     def memory(self) -> int:
-        return self.state + self.gradients + self.activations
+        return self.state + self.frozen + self.gradients + self.activations
 
 
 class Program(NamedTuple):
@@ -54,21 +55,22 @@ def estimate(config, chips: int) -> Estimate:
     step = traced(config)
     sharding.check_used(mesh, step.state.params)
     state = sharding.laid_out(step.state, sharding.layout(mesh, step.state, step.state.params))
+    frozen = sharding.bytes_per_device(sharding.laid_out(step.frozen, sharding.layout(mesh, step.frozen)))
     images, micro = config.train.batch_size, config.optim.accumulate
     rows = images // sharding.batch_parts(mesh)
     once = step if config.model.remat == "none" else traced(config, remat="none")
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
     held, own = sharding.bytes_per_device(state.params), sharding.bytes_per_device(state)
-    frozen = sharding.bytes_per_device(sharding.laid_out(step.frozen, sharding.layout(mesh, step.frozen)))
     return Estimate(
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         averages=len(state.ema),
         operations=once.operations * images // ROWS,
-        state=own + frozen,
+        state=own,
+        frozen=frozen,
         gradients=held * (2 if micro > 1 else 1),
         activations=step.program.peak * rows // micro // ROWS,
-        # the state is read and written; parameters are read forward and backward, whole
-        traffic=step.program.traffic * rows // ROWS + 2 * own + 2 * whole // mesh.shape["tensor"] * micro,
+        # the state is read and written; parameters are read forward and backward, whole, and frozen ones as they lie
+        traffic=step.program.traffic * rows // ROWS + 2 * own + (2 * whole // mesh.shape["tensor"] + frozen) * micro,
         sent=sent(mesh, state.params, micro),
     )
 
@@ -76,8 +78,8 @@ def estimate(config, chips: int) -> Estimate:
 class Traced(NamedTuple):
     """A train step on ROWS images of one device: all that follows from the network alone."""
 
-    state: TrainState  # shapes
-    frozen: Any  # shapes of what is not trained; None where there is nothing
+    state: TrainState  # shapes, as are those of `frozen`
+    frozen: Any
     operations: int
     program: Program
 

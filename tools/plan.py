@@ -97,9 +97,10 @@ def network(config, found: Estimate) -> list[str]:
 
 def memory(found: Estimate, room: int) -> list[str]:
     verdict = "fits" if fits(found, room) else "does NOT fit"
+    parts = {f"state, {found.averages} average{'s' * (found.averages > 1)}": found.state, "frozen": found.frozen,
+             "~gradients": found.gradients, "~activations": found.activations}  # fmt: skip
     return [
-        f"memory a chip  state {size(found.state)} ({found.averages} average{'s' * (found.averages > 1)})  "
-        f"~gradients {size(found.gradients)}  ~activations {size(found.activations)}",
+        "memory a chip  " + "  ".join(f"{name} {size(amount)}" for name, amount in parts.items() if amount),
         f"               ~{size(found.memory)} of {size(room)}, of which {ROOM:.0%} can be used: {verdict}",
     ]
 
