@@ -3,8 +3,8 @@
     python -m benchmarks.editing [--draws=50000]
 
 Two pixels of variance .25 and correlation .9, the first known to be .8: the other is N(.72, .0475). Every method draws
-through the library in 100 ancestral steps; replacement and RePaint also have a recursion in numpy float64, at more
-steps too. Prints a Markdown table; four minutes on 2 cores.
+through the library in 100 ancestral steps; replacement, RePaint and the exact conditional also have a
+recursion in numpy float64, at more steps too. Prints a Markdown table; four minutes on 2 cores.
 """
 
 import jax
@@ -40,11 +40,17 @@ CASES = [
 ]
 
 
-def moments(schedule: Schedule, grid: np.ndarray) -> tuple[float, float]:
-    """Of the unknown pixel, by the recursion of RePaint's algorithm 1 with ancestral steps, in numpy float64."""
+def levels(schedule: Schedule, grid: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """alpha, sigma of the grid in float64, data's at its end."""
     with jax.enable_x64(True):
         alpha, sigma = (np.array(part) for part in schedule.level(jnp.asarray(grid, float)))
     alpha[np.asarray(grid) == 0], sigma[np.asarray(grid) == 0] = 1, 0
+    return alpha, sigma
+
+
+def moments(schedule: Schedule, grid: np.ndarray) -> tuple[float, float]:
+    """Of the unknown pixel, by the recursion of RePaint's algorithm 1 with ancestral steps, in numpy float64."""
+    alpha, sigma = levels(schedule, grid)
     mean, spread = np.zeros(2), sigma[0] ** 2 * np.eye(2)
     for a, s, a_next, s_next in zip(alpha, sigma, alpha[1:], sigma[1:]):
         if s_next > s:  # back up: q(x_t | x_s)
@@ -57,6 +63,18 @@ def moments(schedule: Schedule, grid: np.ndarray) -> tuple[float, float]:
         mean, spread = step @ mean, step @ spread @ step.T + s_next**2 * beta / s**2 * np.eye(2)
         mean, spread = np.array([a_next * KNOWN.flat[0], mean[1]]), np.diag([s_next**2, spread[1, 1]])
     return float(mean[1]), float(spread[1, 1])
+
+
+def conditional_moments(schedule: Schedule, grid: np.ndarray) -> tuple[float, float]:
+    """Of ancestral steps with the denoiser of N(MEAN, VARIANCE) itself: what the exact covariance should give."""
+    alpha, sigma = levels(schedule, grid)
+    mean, variance = 0.0, sigma[0] ** 2
+    for a, s, a_next, s_next in zip(alpha, sigma, alpha[1:], sigma[1:]):
+        gain, beta = a * VARIANCE / (a**2 * VARIANCE + s**2), s**2 - (a / a_next * s_next) ** 2
+        on_x0, on_x = a_next * beta / s**2, a / a_next * s_next**2 / s**2
+        mean = on_x0 * (MEAN + gain * (mean - a * MEAN)) + on_x * mean
+        variance = (on_x0 * gain + on_x) ** 2 * variance + s_next**2 * beta / s**2
+    return float(mean), float(variance)
 
 
 def drawn(schedule: Schedule, method: str, settings: dict, steps: int, n: int) -> tuple[float, float]:
@@ -81,6 +99,8 @@ def main(argv) -> None:
         if method in ("replacement", "repaint"):
             walk = METHODS[method](schedule, None, None, **settings).grid
             cells += [moments(schedule, walk(trailing(schedule, steps))) for steps in MORE_STEPS]
+        if method == "covariance":
+            cells += [conditional_moments(schedule, trailing(schedule, steps)) for steps in MORE_STEPS]
         texts = ["{:.3f}, {:.4f}".format(*cell) for cell in cells] + [""] * (1 + len(MORE_STEPS) - len(cells))
         print(f"| {name} | " + " | ".join(texts) + " |", flush=True)
 

@@ -50,6 +50,8 @@ class PerFile(NamedTuple):
 def edit(config, flags) -> None:
     """Edits --input as --task says into --out: pictures, and settings.json with what each depends on."""
     check_flags(flags)
+    if "stages" in config:
+        raise ValueError("an edit takes one model: give the --workdir of a stage of the cascade, without --config")
     workdir = epath.Path(absolute(flags.workdir))
     experiment = build(config)
     settings = asked_settings(config, flags)
@@ -60,6 +62,7 @@ def edit_files(model: Model, flags) -> None:
     """A file that cannot be edited is reported in one line and the rest goes on; in the end that is a ValueError."""
     given = given_of(flags.label, flags.prompt)
     out = epath.Path(absolute(flags.out or f"{flags.workdir}/edits/{flags.task}"))
+    check_out(flags.input, out)
     job, experiment, settings = Job(model, given, flags, out), model.experiment, model.settings
     facts = provenance(model.config, experiment, model.weights, settings, flags)
     facts |= {"task": flags.task, **given}
@@ -74,12 +77,20 @@ def edit_files(model: Model, flags) -> None:
     calls, derivatives = experiment.edits.calls(settings, how)
     facts |= {**how._asdict(), "network_calls": calls, "derivatives_a_call": derivatives}
     done, failed = [], {}
-    for entry in edited(job, task, paths, failed):
-        done.append(entry)
+    for entries in edited(job, task, paths, failed):
+        done += entries
         write_json(out / "settings.json", facts | {"images": done, "failed": failed})
-    write_json(out / "settings.json", facts | {"images": done, "failed": failed})
     logging.info("%d of %d images edited: %s", len(done), len(paths), out)
     refuse_failed(failed, out)
+
+
+def check_out(given: str | None, out) -> None:
+    """Raises ValueError where results would lie among the inputs, be taken for inputs next time, or replace them."""
+    if given is None:
+        return
+    path, out = Path(given).expanduser().resolve(), Path(out).resolve()
+    if out == (path if path.is_dir() else path.parent) or path.is_dir() and path in out.parents:
+        raise ValueError(f"--out={out} is in the folder of --input={given}: give another")
 
 
 def refuse_failed(failed: dict[str, str] | None, out: epath.Path) -> None:
@@ -87,8 +98,8 @@ def refuse_failed(failed: dict[str, str] | None, out: epath.Path) -> None:
         raise ValueError(f"{len(failed)} files could not be edited, as said above; what could is in {out}")
 
 
-def edited(job: Job, task: PerFile, paths: list[Path], failed: dict[str, str]) -> Iterator[dict]:
-    """Edits the files in batches of one shape, writes each result and yields its entry; fills `failed`."""
+def edited(job: Job, task: PerFile, paths: list[Path], failed: dict[str, str]) -> Iterator[list[dict]]:
+    """Edits the files in batches of one shape, writes the results and yields their entries; fills `failed`."""
     size = min(job.model.config.sampling.batch_size, len(paths))
     names = output_names(paths)
     for first in range(0, len(paths), size):
@@ -100,17 +111,18 @@ def edited(job: Job, task: PerFile, paths: list[Path], failed: dict[str, str]) -
                 failed[str(paths[i])] = str(error)
                 logging.error("%s %s", paths[i], error)
         if not loaded:
+            yield []
             continue
         rows = [*loaded.values()]
         rows += rows[-1:] * (size - len(rows))  # the shape of every batch: one compilation
         seeds = job.flags.seed + np.array([*loaded] + [max(loaded)] * (size - len(loaded)))
         images, numbers = task.run(job, seeds, **{name: np.stack([row[name] for row in rows]) for name in rows[0]})
-        for row, i in enumerate(loaded):
-            yield written(job, names[i], {k: v[row] for k, v in images.items()}) | {
-                "input": str(paths[i]),
-                "seed": int(seeds[row]),
-                **{name: float(values[row]) for name, values in numbers.items()},
-            }
+        yield [
+            written(job, names[i], {suffix: each[row] for suffix, each in images.items()})
+            | {"input": str(paths[i]), "seed": int(seeds[row])}
+            | {name: float(values[row]) for name, values in numbers.items()}
+            for row, i in enumerate(loaded)
+        ]
         logging.info("%d of %d", min(first + size, len(paths)), len(paths))
 
 

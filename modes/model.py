@@ -108,7 +108,7 @@ class Model(NamedTuple):
         margins = [(0, max(0, tile - side)) for tile, side in zip(least, images.shape[1:3])]
         padded = np.pad(images, ((0, 0), *margins, (0, 0)), "edge")
         overlap = min(least) // 4 if overlap is None else overlap
-        settings, rows = self.asked(given), self.condition(given, len(images)) | {"low_res": padded}
+        settings, rows = self.asked(given), self.condition(given | {"low_res": padded}, len(images))
 
         def call(seeds, rows):
             params, frozen = self.weights.params, self.experiment.frozen()
@@ -201,6 +201,10 @@ class Model(NamedTuple):
 
         Raises ValueError for a label or a prompt that is missing, or that the model does not take.
         """
+        if self.config.task.low_size and "low_res" not in given:
+            raise ValueError("this model is a stage of super-resolution: use superres")
+        if self.config.task.inpaint and "mask" not in given:
+            raise ValueError("this model was trained to inpaint: use inpaint or uncrop")
         rows, encoder = {name: value for name, value in given.items() if name != "prompt"}, self.experiment.text
         if "prompt" in given:
             if encoder is None:

@@ -67,7 +67,10 @@ def hidden(size: tuple[int, int], mask: Path | None, box: tuple[int, ...] | None
     box is top, left, height, width. Raises ValueError for a mask of another size and a box outside the image.
     """
     if mask:
-        drawn = read(mask).convert("L")
+        try:
+            drawn = read(mask).convert("L")
+        except ValueError as error:
+            raise ValueError(f"has a mask, {mask}, that {error}") from None
         if drawn.size != size:
             raise ValueError("has {} x {} pixels, and its mask {} x {}: give them one size".format(*size, *drawn.size))
         return drawn.point(lambda value: 255 * (value > 127))

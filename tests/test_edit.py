@@ -1,6 +1,7 @@
 """--mode=edit on files: whole folders, bad ones among them, on a network that was not trained."""
 
 import json
+import re
 import types
 
 import numpy as np
@@ -96,3 +97,63 @@ def test_other_formats(edit, folder, tmp_path, form):
     edit(tmp_path / "out", task="img2img", input=str(folder / "0.png"), strength=0.7, format=form)
     with Image.open(tmp_path / "out" / f"0.{form}") as image:
         assert image.format.lower() == form and image.size == (8, 8)
+
+
+def test_invert_reports_its_error_and_interpolate_and_film_write_animations(edit, folder, tmp_path):
+    out = tmp_path / "out"
+    settings = edit(out / "invert", task="invert", input=str(folder), source="3", label="5")
+    assert {"output", "reconstruction", "reconstruction_mse", "seed", "input"} == settings["images"][0].keys()
+    again, own = (grey(out / "invert" / f"0{name}.png") / 255 for name in ("_reconstruction", ""))
+    mse = np.mean((again - grey(folder / "0.png") / 255) ** 2)
+    assert settings["images"][0]["reconstruction_mse"] == pytest.approx(mse) and own.shape == (8, 8)
+    edit(out / "film", task="film", input=str(folder), num=2)
+    assert {path.name for path in (out / "film").iterdir()} >= {"denoising.gif", "noising.webp", "denoising.png"}
+    with Image.open(out / "film" / "denoising.gif") as film:
+        assert film.n_frames == 4
+
+
+def test_a_mask_file_hides_its_light_half_and_must_fit(edit, folder, tmp_path):
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:4] = 200
+    (tmp_path / "masks").mkdir()
+    for i in range(2):  # the third image has none
+        Image.fromarray(mask[:, : 8 - i]).save(tmp_path / "masks" / f"{i}.png")
+    with pytest.raises(ValueError, match="2 files could not"):
+        edit(tmp_path / "out", input=str(folder), mask=str(tmp_path / "masks"), method="replacement")
+    settings = json.loads((tmp_path / "out" / "settings.json").read_text())
+    lines = [*settings["failed"].values()]
+    assert lines[0] == "has 8 x 8 pixels, and its mask 7 x 8: give them one size" and "has no mask" in lines[1]
+    np.testing.assert_array_equal(grey(tmp_path / "out" / "0.png")[4:], grey(folder / "0.png")[4:])
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        (dict(task="paint"), "--task=paint is unknown; choose from inpaint, uncrop"),
+        (dict(task="img2img"), "needs --input"),
+        (dict(task="img2img", input="x", strength=0.0), r"--strength=0.0 must be in \(0, 1\]"),
+        (
+            dict(task="img2img", input="x", mask="y"),
+            "--mask says nothing to --task=img2img, which takes input, strength",
+        ),
+        (dict(input="x"), "takes one of --mask"),
+        (dict(input="x", box=["1", "2", "3"]), "--box=1,2,3 must be four numbers"),
+        (dict(input="nowhere", box=list("0011")), "--input=nowhere is no image and no folder"),
+        (dict(task="colour", input="."), "this model's images have 1 channel"),
+        (dict(task="superres", input="."), "no stage of super-resolution"),
+        (dict(task="training"), "holds no grid"),
+        (dict(task="img2img", input=".", label="seven"), "an edit takes one label"),
+    ],
+)
+def test_flags_that_cannot_be_are_refused_in_a_line(edit, folder, tmp_path, flags, words, caplog):
+    if flags.get("input") == ".":
+        flags = flags | {"input": str(folder)}
+    with pytest.raises(ValueError) as error:
+        edit(tmp_path / "out", **flags)
+    assert re.search(words, str(error.value) + caplog.text)
+
+
+def test_results_do_not_go_among_the_inputs(edit, folder):
+    for out in (folder, folder / "edited"):
+        with pytest.raises(ValueError, match="is in the folder of --input"):
+            edit(out, task="img2img", input=str(folder))
