@@ -23,7 +23,8 @@ SMALL = ("--config=configs/digits.py:tiny", "--config.model.multipliers=(1,)", "
 def run(*arguments):
     """main.py on one device, compiled in haste: a program here runs a few times."""
     command = [sys.executable, "main.py", *arguments]
-    environment = {**os.environ, "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    haste = "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+    environment = {**os.environ, "XLA_FLAGS": haste}
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
 
 
