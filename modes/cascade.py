@@ -15,6 +15,7 @@ from conditions import Asked
 from experiment import Experiment, build
 from modes.weights import provenance, restored
 from plans import Settings, settings_of
+from training import hosts
 from training.checkpoint import absolute
 from training.metrics import write_json
 
@@ -57,7 +58,8 @@ def sample_cascade(config, flags) -> None:
         seconds = time.perf_counter() - began
         logging.info("%s: %d images of %d x %d in %.1f s", stage.name, *images.shape[:3], seconds)
         del experiment, weights  # before the next stage's are read
-    (out / stages[-1].name / "grid.png").copy(out / "grid.png", overwrite=True)
+    if hosts.writes():
+        (out / stages[-1].name / "grid.png").copy(out / "grid.png", overwrite=True)
     write_json(out / "settings.json", {"num": len(seeds), "stages": facts})
     logging.info("%s", out / "grid.png")
 
@@ -75,6 +77,7 @@ def read_stages(config) -> list[Stage]:
     for name, asked in config.stages.items():
         workdir = epath.Path(absolute(asked.workdir))
         own = records.read_config(workdir)
+        own.mesh.update(data=-1, fsdp=1, tensor=1)  # the devices here are not those of the training
         if asked.batch_size is not None:
             own.sampling.batch_size = asked.batch_size
         stages.append(Stage(name, workdir, own, asked))
