@@ -64,6 +64,8 @@ def unknown_flag(argv: list[str]) -> str | None:
     known = flatten(base.get_config())
     keys = [word.lstrip("-").partition("=")[0] for word in argv[1:]]
     keys = [key.removeprefix("config.") for key in keys if key.startswith("config.")]
+    for stage in (key.split(".")[1] for key in keys if key.startswith("stages.")):  # of a cascade
+        known |= flatten(base.stages(**{stage: ""}))
     return next((unknown_key(key, known) for key in keys if key not in known), None)
 
 
