@@ -26,7 +26,7 @@ SMALLEST = 4096  # elements; a smaller parameter is cheaper to keep whole than t
 # (pattern searched in a parameter's name, its axis over `tensor`). First what makes the parts of an activation, by
 # output features, then what takes them in and sums over them: one all-reduce for the pair (Megatron-LM, 1909.08053).
 TENSOR_RULES = (
-    (r"(^|/)(query|key|value|conv_1|embedding|wi(_\d)?)/(kernel|bias)$", -1),
+    (r"(^|/)(query|(text_)?key|(text_)?value|conv_1|embedding|wi(_\d)?)/(kernel|bias)$", -1),
     (r"(^|/)(out|conv_2|wo)/kernel$", -2),
 )
 # Adafactor's factors lack one axis of their parameter: its largest, or its second largest (optax sorts them so).
