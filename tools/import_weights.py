@@ -137,9 +137,12 @@ def export(folder: epath.Path, workdir: epath.Path, asked) -> None:
 
 
 def unet_of(config, task, params: Mapping) -> UNet:
-    fields = config.model.to_dict()
-    if fields.pop("name") != "unet":
-        raise ValueError(f"model.name={config.model.name}, and diffusers' UNet2DModel is our 'unet'")
+    if config.model.name != "unet" or config.task.name == "text" or config.task.low_size:
+        raise ValueError(
+            f"diffusers' UNet2DModel is a 'unet' of images or classes: not model.name={config.model.name}, "
+            f"task.name={config.task.name}, task.low_size={config.task.low_size}"
+        )
+    fields = {name: config.model[name] for name in SHAPING}
     out = params["conv_out"]["bias"].shape[0]
     return UNet(size=config.data.shape[0], out_channels=out, num_labels=task.labels, **fields)
 
