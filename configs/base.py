@@ -139,6 +139,8 @@ def get_config():
     config.evaluation.keep_samples = False  # leave the drawn parts on disk when the numbers are written
     config.evaluation.inception = ""  # fid: pt_inception-2015-12-05-6726825d.pth (docs/evaluation.md)
     config.evaluation.tower = ""  # fd: a Hugging Face folder of DINOv2 or CLIP
+    config.evaluation.clip = ""  # clip_score: a Hugging Face folder of CLIP
+    config.evaluation.prompts = ""  # of text models: a file as --prompts takes (DrawBench's), or COCO's captions, .json
     config.evaluation.batch_size = 64  # of the networks that judge
     config.evaluation.reference = ""  # file of the reference's statistics, made if absent; '': in the workdir
     config.evaluation.reference_split = "train"

@@ -10,7 +10,6 @@ everyone's own: here a permutation by `RandomState(seed)` of the captions in the
 
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 from etils import epath
@@ -19,12 +18,7 @@ from evaluation import page
 from evaluation.images import make_grid
 
 
-class Prompt(NamedTuple):
-    text: str
-    category: str = ""
-
-
-def coco_captions(path: epath.PathLike, n: int, seed: int = 0) -> list[Prompt]:
+def coco_captions(path: epath.PathLike, n: int, seed: int = 0) -> list[str]:
     """n captions of a COCO annotations file. Raises ValueError for another file, and where it has fewer."""
     try:
         found = json.loads(epath.Path(path).read_text())["annotations"]
@@ -34,15 +28,14 @@ def coco_captions(path: epath.PathLike, n: int, seed: int = 0) -> list[Prompt]:
     captions = [caption for caption in captions if caption]
     if len(captions) < n:
         raise ValueError(f"{path} has {len(captions)} captions, and {n} were asked for")
-    return [Prompt(captions[i]) for i in np.random.RandomState(seed).permutation(len(captions))[:n]]
+    return [captions[i] for i in np.random.RandomState(seed).permutation(len(captions))[:n]]
 
 
-def sheet(prompts: Sequence[Prompt], images: np.ndarray) -> list[tuple[str, str]]:
-    """Sections of a page, a category each, with the images of every prompt: uint8 [n k h w c], k for each."""
+def sheet(prompts: Sequence[tuple[str, str]], images: np.ndarray) -> list[tuple[str, str]]:
+    """Sections of a page, a category each, with the images of every (text, category): uint8 [n k h w c], k for each."""
     if len(prompts) != len(images) or images.ndim != 5:
         raise ValueError(f"a sheet of {len(prompts)} prompts takes images [{len(prompts)} k h w c], got {images.shape}")
     rows: dict[str, list[str]] = {}
-    for prompt, few in zip(prompts, images):
-        picture = page.picture(make_grid(few, columns=len(few)), prompt.text)
-        rows.setdefault(prompt.category or "Prompts", []).append(picture)
+    for (text, category), few in zip(prompts, images):
+        rows.setdefault(category or "Prompts", []).append(page.picture(make_grid(few, columns=len(few)), text))
     return [(category, "".join(pictures)) for category, pictures in rows.items()]

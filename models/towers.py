@@ -221,12 +221,12 @@ def pieces(shapes: dict, top: dict[str, str], layer: dict[str, str], layers: str
     return {path: piece(path) for path in shapes}
 
 
-class Loaded(NamedTuple):
-    """A network with its parameters. apply(params, input) -> features."""
+class LoadedText(NamedTuple):
+    """apply(params, tokens int32 [b length]) -> float32 [b d]."""
 
     apply: Callable
     params: dict
-    hash: str  # sha256 of its weights
+    length: int
 
 
 class LoadedVision(NamedTuple):
@@ -262,8 +262,8 @@ def load_vision(folder: str) -> LoadedVision:
     return LoadedVision(kind, apply, params, digest(folder), side)
 
 
-def load_text(folder: str) -> Loaded:
-    """CLIP's text tower: apply(params, tokens int32 [b l]) -> float32 [b d]."""
+def load_text(folder: str) -> LoadedText:
+    """CLIP's text tower. Raises ValueError in one line for another folder."""
     config = hf_weights.read_config(folder)
     if config.get("model_type") != "clip":
         raise ValueError(f"{folder} is of model_type {config.get('model_type')!r}: a CLIP score needs clip")
@@ -277,7 +277,7 @@ def load_text(folder: str) -> Loaded:
     )
     tokens = jnp.zeros((1, module.length), jnp.int32)
     params = read(folder, module, tokens, CLIP_TEXT, LAYER, "text_model.encoder.layers.{}")
-    return Loaded(lambda params, tokens: module.apply({"params": params}, tokens), params, digest(folder))
+    return LoadedText(lambda params, tokens: module.apply({"params": params}, tokens), params, module.length)
 
 
 def read(folder: str, module: nn.Module, example, names: dict, layer: dict, layers: str) -> dict:

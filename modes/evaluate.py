@@ -11,8 +11,9 @@ import workdir as records
 from evaluation.results import Result
 from experiment import build
 from modes import report as reports
-from modes.candidate import Candidate, Judge
+from modes.candidate import Candidate
 from modes.evaluators import EVALUATORS, NEEDS, OF_SAMPLES, better, check_evaluators
+from modes.judge import Judge
 from modes.weights import Weights, asked_settings, holding, provenance, restored
 from plans import Settings
 from training import hosts, posthoc

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from evaluation import likelihood
+from evaluation.clip_score import clip_score as score_of_clip
 from evaluation.compare import compare
 from evaluation.results import Result
 from evaluation.small_images import ImageSet, judge
@@ -15,7 +16,8 @@ from input_pipeline.batches import local_rows
 from input_pipeline.source import some
 from models import inception
 from modes import given
-from modes.candidate import Candidate, Judge
+from modes.candidate import Candidate
+from modes.judge import Judge
 from training import sharding
 
 Results = Iterator[tuple[str, Result]]
@@ -56,6 +58,15 @@ def fd(candidate: Candidate) -> Results:
     found = compare(candidate.statistics(judge.tower_extract, judge.tower.hash), judge.tower_reference)
     for name, result in found:
         yield f"{judge.tower.kind}/{'fd' if name == 'fid' else name}", result
+
+
+def clip_score(candidate: Candidate) -> Results:
+    """How well samples fit the prompts of evaluation.prompts, by the CLIP of evaluation.clip."""
+    judge = candidate.judge
+    texts = [prompt.text for prompt in candidate.prompts]
+    features = candidate.features(judge.clip.extract, judge.clip.hash)
+    settings = {"network": judge.clip.hash, "prompts": candidate.config.evaluation.prompts, "resize": judge.clip.resize}
+    yield from score_of_clip(features, judge.clip.encode(texts), settings)
 
 
 def likelihood_vlb(candidate: Candidate) -> Results:
@@ -102,20 +113,20 @@ EVALUATORS: dict[str, Callable[[Candidate], Results]] = {
     "small_images": small_images,
     "fid": fid,
     "fd": fd,
+    "clip_score": clip_score,
     "likelihood_vlb": likelihood_vlb,
     "likelihood_ode": likelihood_ode,
     "super_resolution": given.super_resolution,
     "wordings": given.wordings,
 }
-OF_SAMPLES = (
-    "small_images",
-    "fid",
-    "fd",
-    "super_resolution",
-    "wordings",
-)  # those that a sweep over the settings of sampling repeats
+# Those that a sweep over the settings of sampling repeats.
+OF_SAMPLES = ("small_images", "super_resolution", "wordings", "fid", "fd", "clip_score")
 # What an evaluator needs beside the workdir, looked for before anything is drawn.
-NEEDS: dict[str, Callable[[Judge], object]] = {"fid": lambda judge: judge.inception, "fd": lambda judge: judge.tower}
+NEEDS: dict[str, Callable[[Judge], object]] = {
+    "fid": lambda judge: judge.inception,
+    "fd": lambda judge: judge.tower,
+    "clip_score": lambda judge: (judge.prompts, judge.clip),
+}
 
 # Numbers that are better when they are higher; of all others the lower is the better.
 HIGHER = {"inception_score", "precision", "recall", "svc/agreement", "nearest_ratio", "clip_score"}

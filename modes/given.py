@@ -29,7 +29,7 @@ def super_resolution(candidate: Candidate) -> Results:
     given = {name: np.asarray(rows) for name, rows in experiment.task.given(batch).items()}
     given["low_res"] = to_uint8(given["low_res"])
     seeds = candidate.seed + np.arange(DRAWS * len(batch["image"])).reshape(DRAWS, -1)
-    samples = np.stack([draw(candidate, part, given) for part in seeds])
+    samples = np.stack([candidate.draw(part, given) for part in seeds])
     yield from sr.judge(samples, batch["image"], given["low_res"], resized)
 
 
@@ -50,11 +50,6 @@ def wordings(candidate: Candidate) -> Results:
     for name, texts in ("seen", digits.WORDINGS), ("held_out", digits.HELD_OUT_WORDINGS):
         asked = seeds % 10
         prompts = [digits.prompt(texts[seed // 10 % len(texts)], digit) for seed, digit in zip(seeds, asked)]
-        images = draw(candidate, seeds, conditions.told(experiment, prompts)[0])
+        images = candidate.draw(seeds, conditions.told(experiment, prompts)[0])
         read = agreement(classify, images, asked)
         yield f"read/{name}_wordings", Result(read, {"n": len(seeds), "wordings": len(texts)} | facts)
-
-
-def draw(candidate: Candidate, seeds: np.ndarray, given: dict) -> np.ndarray:
-    weights, settings = candidate.weights.params, candidate.settings
-    return drawing.draw(candidate.experiment, candidate.config, weights, seeds, given, settings, candidate.check)

@@ -9,6 +9,7 @@ from evaluation import page
 from evaluation.charts import Series, chart
 from evaluation.images import make_grid
 from evaluation.neighbours import nearest_of
+from evaluation.prompts import sheet
 from input_pipeline.source import some
 from modes.candidate import Candidate
 from modes.evaluators import better
@@ -16,6 +17,8 @@ from training.metrics import write_atomic
 
 SHOWN = 64  # samples in the grid
 BESIDE = 16  # of them beside their nearest training images
+SHEET = 400  # prompts whose images are shown, DrawBench's 200 among them
+ROUNDS = 8  # images of each
 AMONG = 10_000  # training images that those are looked for in
 
 
@@ -36,6 +39,7 @@ def write_page(out: epath.Path, report: dict, candidate: Candidate) -> None:
     sections = [
         ("Numbers", page.numbers(report["results"])),
         ("Samples", samples(candidate)),
+        *prompts(candidate),
         ("Samples beside their nearest training images", neighbours(candidate)),
         ("Guidance and steps", sweep(report.get("sweep", []), candidate.config.evaluation.pareto)),
         ("Along the training", along(out, candidate)),
@@ -50,6 +54,16 @@ def samples(candidate: Candidate) -> str:
         return ""
     images = candidate.samples.read(0, min(SHOWN, candidate.samples.n))
     return page.picture(make_grid(images), f"seeds {candidate.seed} to {candidate.seed + len(images) - 1}")
+
+
+def prompts(candidate: Candidate) -> list[tuple[str, str]]:
+    """A sheet of the prompts, by category, where there are few: the images of each, one for every round of seeds."""
+    asked = candidate.judge.prompts
+    if not candidate.drawn or not 0 < len(asked) <= SHEET:
+        return []
+    rounds = min(candidate.samples.n // len(asked), ROUNDS)
+    images = candidate.samples.read(0, rounds * len(asked))
+    return sheet(asked, images.reshape(rounds, len(asked), *images.shape[1:]).swapaxes(0, 1)) if rounds else []
 
 
 def neighbours(candidate: Candidate) -> str:

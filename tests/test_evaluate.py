@@ -16,10 +16,12 @@ from diffusion.schedules import SCHEDULES
 from evaluation.features import extractor
 from input_pipeline.source import Source
 from models.inception import Outputs
+from models.text import byte_encoder
 from modes import candidate as candidates
-from modes.candidate import Candidate, Judge
+from modes.candidate import Candidate
 from modes.evaluate import evaluate_weights, watch
 from modes.evaluators import EVALUATORS, check_evaluators
+from modes.judge import Clip, Judge, readable
 from modes.weights import Weights
 from plans import settings_of
 from training import posthoc
@@ -66,6 +68,7 @@ def judge(config, tmp_path, monkeypatch):
     experiment = types.SimpleNamespace(
         mesh=mesh,
         task=types.SimpleNamespace(labels=0),
+        text=None,
         sample=sample,
         frozen=lambda: None,
         source=lambda split: real(),
@@ -187,13 +190,13 @@ def test_a_reference_with_unreadable_images_is_refused(judge):
     source = real()._replace(skipped=lambda: ["a.jpg"])
     bad = source._replace(read=lambda index: source.read(index) | {"valid": index != 3})
     with pytest.raises(ValueError, match=r"the reference holds unreadable images \(a.jpg\): remove them"):
-        candidates.readable(bad)(0, 10)
+        readable(bad)(0, 10)
 
 
 @pytest.mark.parametrize(
     "change, said",
     [
-        ({"evaluators": ("fud",)}, "evaluation.evaluators: 'fud' is unknown; choose from fd, fid, "),
+        ({"evaluators": ("fud",)}, "evaluation.evaluators: 'fud' is unknown; choose from clip_score, fd, fid, "),
         ({"labels": "even"}, "evaluation.labels='even' must be 'training' or 'balanced'"),
     ],
 )
@@ -238,6 +241,27 @@ def test_labels_are_balanced_where_asked(judge):
     config.evaluation.labels = "balanced"
     one = Candidate(judge, weights(), settings_of(config), 0, judge.workdir)
     assert np.all(np.bincount(one.condition["label"]) == N // 10)
+
+
+def test_prompts_are_drawn_in_turn_scored_and_laid_out_by_category(judge, tmp_path):
+    (tmp_path / "bench.csv").write_text("Prompts,Category\na red cat,Colors\ntwo dogs,Counting\na blue car,Colors\n")
+    judge.config.evaluation.update(evaluators=("clip_score",), samples=12, prompts=str(tmp_path / "bench.csv"))
+    judge.experiment.text = byte_encoder(length=16)
+    images = np.random.default_rng(2).normal(size=(48, 5)).astype(np.float32)
+    extract = extractor(lambda w, x: Outputs(features(images, x).pool, None, None), None, judge.mesh)
+    judge.clip = Clip(extract, lambda texts: np.eye(5)[[len(text) % 5 for text in texts]], "c" * 64, "none")
+    report = run(judge, tmp_path)
+    score = report["results"]["clip_score"]
+    assert score["n"] == 12 and score["prompts"].endswith("bench.csv") and score["network"] == "c" * 64
+    one = Candidate(judge, weights(), settings_of(judge.config), 0, tmp_path)
+    assert [prompt.text for prompt in one.prompts[:4]] == ["a red cat", "two dogs", "a blue car", "a red cat"]
+    np.testing.assert_array_equal(one.condition["tokens"][0], one.condition["tokens"][3])
+    html = (tmp_path / "evaluation.html").read_text()
+    assert "<h2>Colors</h2>" in html and html.count("<figcaption>a red cat") == 1
+    judge.experiment.text = None
+    del judge.__dict__["prompts"]
+    with pytest.raises(ValueError, match="evaluation.prompts: this model takes no text"):
+        _ = judge.prompts
 
 
 def dinov2_folder(tmp_path):

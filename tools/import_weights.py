@@ -68,11 +68,11 @@ def scheduler_keys(source: str) -> dict:
 
 def from_guided_diffusion(source: str, settings: str | None) -> Imported:
     given = guided_diffusion.known(source) if settings is None else guided_diffusion.settings(settings)
-    if given.get("small_size"):
-        raise ValueError(f"{source} is an upsampler: models.published reads it, but no task here runs it yet")
     net, params = guided_diffusion.load(source, given)
-    learned = {"diffusion.loss": "hybrid", "sampling.sampler": 'ancestral(variance="learned")', "sampling.steps": 250}
-    return Imported(net, params, learned if given.get("learn_sigma") else {})
+    keys = {"task.low_size": given.get("small_size", 0)}
+    if given.get("learn_sigma"):
+        keys |= {"diffusion.loss": "hybrid", "sampling.sampler": 'ancestral(variance="learned")', "sampling.steps": 250}
+    return Imported(net, params, keys)
 
 
 def from_edm(source: str, settings: str | None) -> Imported:
@@ -101,7 +101,8 @@ SHAPING += ("convention", "dropout", "groups")
 def config_of(imported: Imported):
     """The config under which this project builds the same network."""
     net, config = imported.net, base.get_config()
-    channels = imported.params["conv_in"]["kernel"].shape[2]
+    inputs = imported.params["conv_in"]["kernel"].shape[2]
+    channels = inputs // (2 if imported.keys.get("task.low_size") else 1)
     config.data.update(name="folder", shape=(net.size, net.size, channels), classes=net.num_labels)
     config.task.name = "class" if net.num_labels else "unconditional"
     config.model.update({name: getattr(net, name) for name in SHAPING})
@@ -136,9 +137,12 @@ def export(folder: epath.Path, workdir: epath.Path, asked) -> None:
 
 
 def unet_of(config, task, params: Mapping) -> UNet:
-    fields = config.model.to_dict()
-    if fields.pop("name") != "unet":
-        raise ValueError(f"model.name={config.model.name}, and diffusers' UNet2DModel is our 'unet'")
+    if config.model.name != "unet" or config.task.name == "text" or config.task.low_size:
+        raise ValueError(
+            f"diffusers' UNet2DModel is a 'unet' of images or classes: not model.name={config.model.name}, "
+            f"task.name={config.task.name}, task.low_size={config.task.low_size}"
+        )
+    fields = {name: config.model[name] for name in SHAPING}
     out = params["conv_out"]["bias"].shape[0]
     return UNet(size=config.data.shape[0], out_channels=out, num_labels=task.labels, **fields)
 

@@ -7,6 +7,8 @@ A .pt file there holds tensors alone, so what it is follows from its name, or fr
 
 from collections.abc import Mapping
 
+import numpy as np
+
 from models import torch_files
 from models.published.layout import Layout, Tensors, heads_of, split_qkv, to_params
 from models.unet import UNet
@@ -165,7 +167,17 @@ def to_unet(tensors: Tensors, given: Mapping) -> tuple[UNet, dict]:
     net = UNet(**fields(given))
     order = "new" if given["use_new_attention_order"] else "legacy"
     tensors = split_qkv(tensors, heads_of(net), order)
-    return net, to_params(LAYOUT, net, tensors, low_res=bool(given["small_size"]))
+    upsampler = bool(given["small_size"])
+    params = to_params(LAYOUT, net, tensors, low_res=upsampler)
+    return net, params | untold(net) if upsampler else params
+
+
+def untold(net: UNet) -> dict:
+    """Layers for the augmentation level that super-resolution is told here: zeros, since none was known there."""
+    width = 4 * net.channels
+    layer = {"bias": np.zeros(width, np.float32)}
+    sides = {"aug_1": net.channels, "aug_2": width}
+    return {name: layer | {"kernel": np.zeros((side, width), np.float32)} for name, side in sides.items()}
 
 
 def load(path, given: Mapping | None = None) -> tuple[UNet, dict]:

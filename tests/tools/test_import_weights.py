@@ -69,7 +69,7 @@ def test_what_is_exported_is_what_was_imported(workdir, folder, tmp_path):
     "words, said",
     [
         (["--format=diffusers", "--source=nowhere"], "nowhere has no config.json"),
-        (["--format=guided_diffusion", "--source=64_256_upsampler.pt"], "is an upsampler"),
+        (["--format=guided_diffusion", "--source=mine.pt"], "mine is none of the published files"),
         (["--format=edm"], "give --format and --source to import, or --export to export"),
         (["--format=torch", "--source=x"], "--format=torch"),
     ],
