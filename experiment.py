@@ -63,7 +63,7 @@ def build(config, mesh=None) -> Experiment:
     diffusion = build_diffusion(config)
     frozen, abstract_frozen = build_frozen(config, mesh, encoder)
     apply, init_network = build_network(config, task, encoder, abstract_frozen)
-    apply = sharding.gathering(mesh, apply)
+    apply = sharding.gathering(mesh, apply, again=config.model.remat == "none")
     network_calls(settings_of(config), diffusion.initial.schedule)
     plan_of(config, settings_of(config), diffusion.initial.schedule)
 

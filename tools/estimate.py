@@ -31,6 +31,7 @@ class Estimate(NamedTuple):
     operations: int
     state: int
     frozen: int  # parameters that are not trained
+    gathered: int  # by fsdp, and kept from forward to backward
     gradients: int
     activations: int
     traffic: int
@@ -38,7 +39,7 @@ class Estimate(NamedTuple):
 
     @property
     def memory(self) -> int:
-        return self.state + self.frozen + self.gradients + self.activations
+        return self.state + self.frozen + self.gathered + self.gradients + self.activations
 
 
 class Program(NamedTuple):
@@ -58,7 +59,8 @@ def estimate(config, chips: int) -> Estimate:
     frozen = sharding.bytes_per_device(sharding.laid_out(step.frozen, sharding.layout(mesh, step.frozen)))
     images, micro = config.train.batch_size, config.optim.accumulate
     rows = images // sharding.batch_parts(mesh)
-    once = step if config.model.remat == "none" else traced(config, remat="none")
+    again = config.model.remat == "none"
+    once = step if again else traced(config, remat="none")
     whole = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state.params))
     held, own = sharding.bytes_per_device(state.params), sharding.bytes_per_device(state)
     return Estimate(
@@ -67,11 +69,12 @@ def estimate(config, chips: int) -> Estimate:
         operations=once.operations * images // ROWS,
         state=own,
         frozen=frozen,
+        gathered=0 if again or mesh.shape["fsdp"] == 1 else whole // mesh.shape["tensor"],
         gradients=held * (2 if micro > 1 else 1),
         activations=step.program.peak * rows // micro // ROWS,
         # the state is read and written; parameters are read forward and backward, whole, and frozen ones as they lie
         traffic=step.program.traffic * rows // ROWS + 2 * own + (2 * whole // mesh.shape["tensor"] + frozen) * micro,
-        sent=sent(mesh, state.params, micro),
+        sent=sent(mesh, state.params, micro, gathers=2 if again else 1),
     )
 
 
@@ -105,8 +108,8 @@ def _traced(config: FrozenConfigDict) -> Traced:
     return Traced(built.abstract, built.abstract_frozen, flops.count(jaxpr), follow(jaxpr, parameters))
 
 
-def sent(mesh, params, accumulate: int) -> int:
-    """Bytes that a chip sends in a step, by rings: gathers forward and backward, gradients scattered, then summed.
+def sent(mesh, params, accumulate: int, gathers: int) -> int:
+    """Bytes that a chip sends in a step, by rings: parameters gathered, gradients scattered, then summed.
 
     `tensor` is left out: its traffic is of activations.
     """
@@ -115,7 +118,7 @@ def sent(mesh, params, accumulate: int) -> int:
     for leaf in jax.tree.leaves(params):
         size = leaf.dtype.itemsize * math.prod(leaf.sharding.shard_shape(leaf.shape))
         split = "fsdp" in leaf.sharding.spec
-        total += 3 * size * (fsdp - 1) * accumulate if split else 0
+        total += (gathers + 1) * size * (fsdp - 1) * accumulate if split else 0
         copies = data if split else data * fsdp
         total += 2 * size * (copies - 1) // copies
     return total

@@ -97,8 +97,9 @@ def network(config, found: Estimate) -> list[str]:
 
 def memory(found: Estimate, room: int) -> list[str]:
     verdict = "fits" if fits(found, room) else "does NOT fit"
-    parts = {f"state, {found.averages} average{'s' * (found.averages > 1)}": found.state, "frozen": found.frozen,
-             "~gradients": found.gradients, "~activations": found.activations}  # fmt: skip
+    state = f"state, {found.averages} average{'s' * (found.averages > 1)}"
+    parts = {state: found.state, "frozen": found.frozen, "gathered": found.gathered, "~gradients": found.gradients}
+    parts |= {"~activations": found.activations}
     return [
         "memory a chip  " + "  ".join(f"{name} {size(amount)}" for name, amount in parts.items() if amount),
         f"               ~{size(found.memory)} of {size(room)}, of which {ROOM:.0%} can be used: {verdict}",

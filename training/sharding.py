@@ -124,10 +124,12 @@ def like(shape: tuple[int, ...], spec: P, own: tuple[int, ...], parts: list[str]
     return P()
 
 
-def gathering(mesh, apply):
-    """apply(params, ...) that gathers what `fsdp` splits: once forward, once more backward, where gradients scatter.
+def gathering(mesh, apply, again: bool):
+    """apply(params, ...) that gathers what `fsdp` splits, forward and, with `again`, once more backward.
 
-    Said here, since the compiler would in places rather move the activations than the parameters, which costs more.
+    Without `again` it is kept in between. That is for networks with remat of their own, which a checkpoint around the
+    whole of them would undo. Gradients are scattered in either case. All this is said here, since the compiler would in
+    places rather move the activations than the parameters, which costs more.
     """
     if mesh.shape["fsdp"] == 1:
         return apply
@@ -135,7 +137,7 @@ def gathering(mesh, apply):
     def applied(params, *rest):
         return apply(jax.tree.map(partial(gathered, mesh), params, layout(mesh, params)), *rest)
 
-    return jax.checkpoint(applied, policy=not_gathered)
+    return jax.checkpoint(applied, policy=not_gathered) if again else applied
 
 
 def not_gathered(primitive, *_, **__) -> bool:

@@ -11,7 +11,7 @@ from problem import equal
 from configs import digits
 from experiment import abstract_batch, build
 from tools.ahead import collectives
-from training import optim, sharding
+from training import flops, optim, sharding
 from training.checkpoint import Checkpoints
 
 MESHES = {
@@ -98,6 +98,18 @@ def test_fsdp_moves_what_theory_says(runs):
     alone = collectives(runs["data"].program.as_text())
     assert alone.keys() == {"all-reduce"}
     assert parts + whole <= alone["all-reduce"]["bytes"] <= parts + whole + 4 * metrics
+
+
+@pytest.mark.parametrize("remat", ["none", "dots", "blocks"])
+def test_what_remat_repeats_is_the_same_under_fsdp(remat):
+    def operations(fsdp):
+        made = config(data=1, fsdp=fsdp)
+        made.model.remat = remat
+        built = build(made, sharding.abstract_mesh(made.mesh.to_dict(), fsdp))
+        batch = abstract_batch(made, built.mesh, 16)
+        return flops.count(jax.make_jaxpr(built.train_step)(built.abstract, None, batch))
+
+    assert operations(4) == operations(1)
 
 
 @pytest.mark.parametrize("name", ["adam", "adafactor"])
