@@ -37,7 +37,7 @@ def edit():
     config.model.update(channels=8, blocks=1, attention=())
     config.sampling.update(steps=3, guidance=None, batch_size=8)
     experiment = build(config)
-    model = Model(config, experiment, Weights(experiment.init().params, 0, "raw"), settings_of(config))
+    model = Model(config, experiment, Weights(experiment.init().params, 0, "raw", ""), settings_of(config))
 
     def run(out, **given):
         flags = Flags(**FLAGS | dict(out=str(out), workdir=str(out)) | given)

@@ -20,7 +20,7 @@ def untrained(arg="tiny", **task):
     config.model.update(channels=8, blocks=1, attention=())
     config.sampling.update(steps=3, guidance=None)
     experiment = build(config)
-    return Model(config, experiment, Weights(experiment.init().params, 0, "raw"), settings_of(config))
+    return Model(config, experiment, Weights(experiment.init().params, 0, "raw", ""), settings_of(config))
 
 
 def woken(model):
@@ -94,19 +94,19 @@ def test_an_enlarged_image_has_the_small_one_as_its_means(model):
     np.testing.assert_allclose(large.reshape(2, 4, 2, 4, 2, 1).mean((2, 4)), small, atol=1e-5)
 
 
-def test_super_resolution_of_one_tile_is_the_stages_own_and_any_other_size_is_its_tiles():
-    model = woken(untrained(low_size=4))
-    small = np.random.default_rng(0).integers(0, 256, (2, 6, 9, 1)).astype(np.uint8)
-    tile = small[:, :4, :4]
-    one = model.superres(tile, label=3)
+def test_super_resolution_of_one_tile_is_the_stages_own_and_any_other_size_is_its_tiles(model):
+    stage = woken(untrained(low_size=4))
+    small = np.random.default_rng(0).integers(0, 256, (2, 3, 9, 1)).astype(np.uint8)
+    tile = np.concatenate([small[:, :, :4], small[:, 2:, :4]], axis=1)
+    one = stage.superres(tile, label=3)
     rows = {"low_res": tile, "label": np.full(2, 3, np.int32)}
-    own = drawing.draw(model.experiment, model.config, model.weights.params, np.arange(2), rows, model.settings)
+    own = drawing.draw(stage.experiment, stage.config, stage.weights.params, np.arange(2), rows, stage.settings)
     assert np.abs(one.astype(int) - own).max() <= 1 and one.std() > 0
-    large = model.superres(small, label=3)
-    assert large.shape == (2, 12, 18, 1) and np.any(large[:, :8, :8] != one)
-    assert model.superres(small[:, :3], label=3).shape == (2, 6, 18, 1)
+    assert stage.superres(small, label=3).shape == (2, 6, 18, 1)  # lower than a tile, and wider
     with pytest.raises(ValueError, match="no stage of super-resolution"):
-        untrained().superres(small)
+        model.superres(small)
+    with pytest.raises(ValueError, match="use superres"):
+        stage.img2img(one, label=3)
 
 
 def test_a_model_that_was_trained_to_inpaint_is_told_what_is_known(images):
