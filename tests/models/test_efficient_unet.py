@@ -109,7 +109,7 @@ def test_the_levels_embedding_is_not_the_times_and_each_image_answers_to_its_own
 
 
 def test_a_network_of_crops_runs_on_whole_images_and_starts_at_zero():
-    network = EfficientUNet(**TINY | dict(multipliers=(1,), level_blocks=(1,), dtype="bfloat16", remat=True))
+    network = EfficientUNet(**TINY | dict(multipliers=(1,), level_blocks=(1,), dtype="bfloat16", remat="blocks"))
 
     @functools.partial(jax.jit, compiler_options=QUICK)
     def start(key):
