@@ -10,6 +10,7 @@ import importlib.metadata
 import json
 import math
 import multiprocessing
+import os
 import re
 import time
 
@@ -52,6 +53,8 @@ def compiled(config, slice_: Slice, seconds: float, cache: str) -> dict:
 
 def work(config, slice_: Slice, cache: str, sender) -> None:
     """Compiles, or finds what was compiled, and sends the report, or one line of what went wrong."""
+    # libtpu is loaded for its compiler alone: it need not be the only one, and has no metadata server to ask.
+    os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TPU_SKIP_MDS_QUERY": "1"}
     try:
         sender.send(report(config, slice_, epath.Path(cache)))
     except Exception as error:  # whatever the compiler raises, the user gets its first line
