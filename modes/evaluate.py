@@ -12,7 +12,7 @@ from evaluation.results import Result
 from experiment import build
 from modes import report as reports
 from modes.candidate import Candidate
-from modes.evaluators import EVALUATORS, NEEDS, OF_SAMPLES, better, check_evaluators
+from modes.evaluators import EVALUATORS, NEEDS, OF_SAMPLES, better, check_evaluators, names
 from modes.judge import Judge
 from modes.weights import Weights, asked_settings, holding, provenance, restored
 from plans import Settings
@@ -34,7 +34,7 @@ def evaluate(config, flags) -> None:
     experiment = build(config)
     settings = asked_settings(config, flags)
     judge = Judge(config, experiment, workdir)
-    for name in config.evaluation.evaluators:
+    for name in names(config.evaluation.evaluators):
         NEEDS.get(name, lambda judge: None)(judge)
     out = epath.Path(absolute(flags.out)) if flags.out else workdir
     if flags.watch and jax.process_count() > 1:
@@ -77,12 +77,13 @@ def evaluate_weights(judge: Judge, weights: Weights, settings: Settings, flags, 
         for each in (settings, *swept(judge.config, settings))
     ]
     first, *others = candidates
-    results = results_of(first, judge.config.evaluation.evaluators)
+    evaluators = names(judge.config.evaluation.evaluators)
+    results = results_of(first, evaluators)
     facts = provenance(judge.config, judge.experiment, weights, settings, flags)
     report = {"results": results, "settings": facts | {"labels": labels_of(judge)}}
     if others:
-        evaluators = [name for name in judge.config.evaluation.evaluators if name in OF_SAMPLES]
-        points = [(first, results), *((one, results_of(one, evaluators)) for one in others)]
+        of_samples = [name for name in evaluators if name in OF_SAMPLES]
+        points = [(first, results), *((one, results_of(one, of_samples)) for one in others)]
         report["sweep"] = [reports.point(one, found) for one, found in points]
     write_json(reports.path(out, weights.step), report)
     write_json(out / "evaluation.json", report)

@@ -125,7 +125,7 @@ OF_SAMPLES = ("small_images", "super_resolution", "wordings", "fid", "fd", "clip
 NEEDS: dict[str, Callable[[Judge], object]] = {
     "fid": lambda judge: judge.inception,
     "fd": lambda judge: judge.tower,
-    "clip_score": lambda judge: (judge.prompts, judge.clip),
+    "clip_score": lambda judge: (judge.asked_prompts(), judge.clip),
 }
 
 # Numbers that are better when they are higher; of all others the lower is the better.
@@ -139,9 +139,14 @@ def better(name: str, a: float, b: float) -> bool:
     return a > b if higher else a < b
 
 
+def names(words: tuple[str, ...]) -> list[str]:
+    """Those of a config's tuple: on a command line 'a,b' comes as one word of it."""
+    return [name for word in words for name in word.split(",") if name]
+
+
 def check_evaluators(config) -> None:
     """Names that are unknown, before anything is read."""
-    for name in config.evaluation.evaluators:
+    for name in names(config.evaluation.evaluators):
         if name not in EVALUATORS:
             choices = ", ".join(sorted(EVALUATORS))
             raise ValueError(f"evaluation.evaluators: {name!r} is unknown; choose from {choices}")

@@ -99,14 +99,18 @@ class Judge:
         """Those of evaluation.prompts, [] where it is not set: a COCO captions file (.json), or as --prompts takes."""
         section = self.config.evaluation
         if not section.prompts:
-            if "clip_score" in section.evaluators:
-                raise ValueError("clip_score needs evaluation.prompts: a file of prompts, or COCO's captions (.json)")
             return []
         if self.experiment.text is None:
             raise ValueError(f"evaluation.prompts: this model takes no text (task.name={self.config.task.name})")
         if section.prompts.endswith(".json"):
             return [Prompt(caption) for caption in coco_captions(section.prompts, section.samples)]
         return conditions.read_prompts(section.prompts)
+
+    def asked_prompts(self) -> list[Prompt]:
+        """The prompts. Raises ValueError where there are none."""
+        if not self.prompts:
+            raise ValueError("clip_score needs evaluation.prompts: a file of prompts, or COCO's captions (.json)")
+        return self.prompts
 
     @functools.cached_property
     def clip(self) -> Clip:

@@ -12,7 +12,7 @@ from evaluation.neighbours import nearest_of
 from evaluation.prompts import sheet
 from input_pipeline.source import some
 from modes.candidate import Candidate
-from modes.evaluators import better
+from modes.evaluators import better, names
 from training.metrics import write_atomic
 
 SHOWN = 64  # samples in the grid
@@ -41,7 +41,7 @@ def write_page(out: epath.Path, report: dict, candidate: Candidate) -> None:
         ("Samples", samples(candidate)),
         *prompts(candidate),
         ("Samples beside their nearest training images", neighbours(candidate)),
-        ("Guidance and steps", sweep(report.get("sweep", []), candidate.config.evaluation.pareto)),
+        ("Guidance and steps", sweep(report.get("sweep", []), names(candidate.config.evaluation.pareto))),
         ("Along the training", along(out, candidate)),
         ("Settings", page.settings(settings)),
     ]
@@ -81,14 +81,14 @@ def neighbours(candidate: Candidate) -> str:
     return page.picture(make_grid(pairs, columns=8), said)
 
 
-def sweep(points: list[dict], pareto: tuple[str, str]) -> str:
+def sweep(points: list[dict], pareto: list[str]) -> str:
     """A table of the points, and the chosen two numbers against each other with the front that none beats in both."""
     if not points:
         return ""
-    names = [name for name in points[-1]["results"] if all(name in point["results"] for point in points)]
-    rows = [[one["guidance"], one["steps"], *(one["results"][name]["value"] for name in names)] for one in points]
-    found = page.table(["guidance", "steps", *names], rows)
-    if not set(pareto) <= set(names):
+    common = [name for name in points[-1]["results"] if all(name in point["results"] for point in points)]
+    rows = [[one["guidance"], one["steps"], *(one["results"][name]["value"] for name in common)] for one in points]
+    found = page.table(["guidance", "steps", *common], rows)
+    if len(pareto) != 2 or not set(pareto) <= set(common):
         return found
     xy = [tuple(one["results"][name]["value"] for name in pareto) for one in points]
     labels = [f"{one['guidance']}, {one['steps']}" for one in points]
@@ -96,9 +96,9 @@ def sweep(points: list[dict], pareto: tuple[str, str]) -> str:
     return chart([Series("guidance, steps", xy, labels, line=False), Series("front", best)], *pareto) + found
 
 
-def beats(a, b, names) -> bool:
+def beats(a, b, pareto) -> bool:
     """Whether place a is better than b in one number and not worse in the other."""
-    return any(better(*each) for each in zip(names, a, b)) and not any(better(*each) for each in zip(names, b, a))
+    return any(better(*each) for each in zip(pareto, a, b)) and not any(better(*each) for each in zip(pareto, b, a))
 
 
 def along(out: epath.Path, candidate: Candidate) -> str:
@@ -120,9 +120,9 @@ def losses(workdir: epath.Path) -> list[Series]:
     """The training loss, its trivial line and the validation losses of metrics.jsonl."""
     file = workdir / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    names = dict.fromkeys(
+    shown = dict.fromkeys(
         name for line in lines for name in line if name == "loss" or name.startswith("validation_loss")
     )
     return [
-        Series(name, [(line["step"], line[name]) for line in lines if line.get(name) is not None]) for name in names
+        Series(name, [(line["step"], line[name]) for line in lines if line.get(name) is not None]) for name in shown
     ]

@@ -20,7 +20,7 @@ from models.text import byte_encoder
 from modes import candidate as candidates
 from modes.candidate import Candidate
 from modes.evaluate import evaluate_weights, watch
-from modes.evaluators import EVALUATORS, check_evaluators
+from modes.evaluators import EVALUATORS, check_evaluators, names
 from modes.judge import Clip, Judge, readable
 from modes.weights import Weights
 from plans import settings_of
@@ -191,6 +191,10 @@ def test_a_reference_with_unreadable_images_is_refused(judge):
     bad = source._replace(read=lambda index: source.read(index) | {"valid": index != 3})
     with pytest.raises(ValueError, match=r"the reference holds unreadable images \(a.jpg\): remove them"):
         readable(bad)(0, 10)
+
+
+def test_words_of_a_command_line_are_names():
+    assert names(("fid,fd", "likelihood_ode")) == ["fid", "fd", "likelihood_ode"] and names(("fid",)) == ["fid"]
 
 
 @pytest.mark.parametrize(
