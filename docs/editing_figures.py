@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import langevin
 from evaluation.images import make_grid, to_uint8
-from modes.edit import side_by_side
+from modes.edit_tasks import side_by_side
 from modes.pictures import save_animations, strip
 
 WORKDIR = flags.DEFINE_string("workdir", None, "a trained run of configs/digits.py", required=True)

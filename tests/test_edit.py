@@ -141,13 +141,15 @@ def test_a_mask_file_hides_its_light_half_and_must_fit(edit, folder, tmp_path):
         (dict(input="nowhere", box=list("0011")), "--input=nowhere is no image and no folder"),
         (dict(task="colour", input="."), "this model's images have 1 channel"),
         (dict(task="superres", input="."), "no stage of super-resolution"),
+        (dict(task="interpolate", input="text.png"), "has 0 readable: interpolation takes two"),
         (dict(task="training"), "holds no grid"),
         (dict(task="img2img", input=".", label="seven"), "an edit takes one label"),
     ],
 )
 def test_flags_that_cannot_be_are_refused_in_a_line(edit, folder, tmp_path, flags, words, caplog):
-    if flags.get("input") == ".":
-        flags = flags | {"input": str(folder)}
+    (folder / "text.png").write_text("no image")
+    if flags.get("input") in (".", "text.png"):
+        flags = flags | {"input": str(folder / flags["input"])}
     with pytest.raises(ValueError) as error:
         edit(tmp_path / "out", **flags)
     assert re.search(words, str(error.value) + caplog.text)
