@@ -98,7 +98,7 @@ def test_a_process_that_is_killed_leaves_a_checkpoint_from_which_two_go_on_bit_f
 
 @pytest.mark.parametrize("asked, step", [(0, 3), (1, 12)])
 def test_when_one_is_asked_to_stop_both_save_the_same_step(tmp_path, whole, asked, step):
-    job = Job(tmp_path).step(step)  # 12: after the hook of step 10
+    job = Job(tmp_path, "data", str(step)).step(step)  # 12: after the hook of step 10
     job.processes[asked].send_signal(signal.SIGTERM)
     assert job.end() == [128 + signal.SIGTERM] * 2
     assert step <= Checkpoints(tmp_path).latest() < STEPS

@@ -1,8 +1,10 @@
-"""One process of several that train the little problem: python two_processes.py WORKDIR PORT PROCESSES ID STEPS.
+"""One process of several that train the little problem: WORKDIR PORT PROCESSES ID STEPS [AXIS [PATIENT]].
 
-It prints each step as it is taken, slowly enough to be killed in between.
+It prints each step as it is taken, slowly enough to be killed in between; from its PATIENT-th step on a step takes two
+seconds, so that a signal sent there arrives in time on any machine.
 """
 
+import itertools
 import pathlib
 import sys
 import time
@@ -38,7 +40,7 @@ def work(step, state, check):
         time.sleep(SLOW)
 
 
-def main(workdir, port, processes, process, steps, axis="data"):
+def main(workdir, port, processes, process, steps, axis="data", patient="inf"):
     hosts.connect(f"127.0.0.1:{port}", int(processes), int(process))
     mesh = sharding.make_mesh({"data": 1, "fsdp": 1, "tensor": 1} | {axis: -1})
     state, train_step = make()
@@ -48,8 +50,10 @@ def main(workdir, port, processes, process, steps, axis="data"):
     start = checkpoints.latest()
     state = jax.device_put(jax.device_get(state), whole) if start is None else checkpoints.restore(start, like)
 
+    taken = itertools.count(1)
+
     def slowly(state, frozen, batch):
-        time.sleep(SLOW)
+        time.sleep(2 if next(taken) > float(patient) else SLOW)
         print("step", flush=True)
         return train_step(state, frozen, batch)
 
