@@ -1,9 +1,13 @@
 """What diffusers', guided-diffusion's and EDM's networks answer on random weights, into golden/unets.npz.
 
-pip install torch==2.13.0 diffusers==0.42.1 -r requirements.txt
-export EDM=...  PYTHONPATH=.:$GUIDED_DIFFUSION:$EDM     # checkouts of NVlabs/edm and openai/guided-diffusion
-python tests/models/make_golden_unets.py                # small networks, for the tests
-python tests/models/make_golden_unets.py --full         # the published sizes: a table
+    pip install torch==2.13.0 diffusers==0.42.1 -r requirements.txt
+    export PYTHONPATH=.:$GUIDED_DIFFUSION:$EDM
+    python tests/models/make_golden_unets.py                # small networks, for the tests
+    python tests/models/make_golden_unets.py --full         # the published sizes, or those named: a table
+    python tests/models/make_golden_unets.py --narrow       # guided-diffusion's at 64 channels
+    python tests/models/make_golden_unets.py --path         # 50 steps of DDIM with ddpm-cifar10-32's network
+
+EDM and GUIDED_DIFFUSION are checkouts of NVlabs/edm and openai/guided-diffusion.
 """
 
 import functools
@@ -239,13 +243,26 @@ def published() -> None:
         compared("edm-imagenet-64x64-cond-adm", of_edm(EDM_64, 64), from_edm.to_unet)
 
 
+def narrow() -> None:
+    """guided-diffusion's networks at 64 channels and 16 a head: all else as published, for machines of less memory."""
+    for name, given in from_guided.FILES.items():
+        if wanted(name):
+            per_head = 16 if given.get("num_head_channels", -1) > 0 else -1
+            small = given | {"num_channels": 64, "num_head_channels": per_head}
+            compared(f"{name}, 64 channels", of_guided(small, 64), lambda s, g=small: from_guided.to_unet(s, g))
+
+
 def wanted(name: str) -> bool:
     """Of the networks that are alike (LSUN's) one is enough."""
     asked = sys.argv[2:]
     return name in asked if asked else name == "lsun_bedroom" or not name.startswith("lsun_")
 
 
-MODES = {"--full": published, "--path": lambda: paths("ddpm-cifar10-32", PUBLISHED["ddpm-cifar10-32"])}
+MODES = {
+    "--full": published,
+    "--narrow": narrow,
+    "--path": lambda: paths("ddpm-cifar10-32", PUBLISHED["ddpm-cifar10-32"]),
+}
 
 if __name__ == "__main__":
     MODES.get(sys.argv[1], small)() if len(sys.argv) > 1 else small()
