@@ -142,14 +142,8 @@ def of_guided(settings: dict, side: int):
     if settings.get("small_size"):
         cond["low_res"] = unet_states.images(side, seed=1)  # already at the size of x: resizing it is the task's
         more["low_res"] = torch_images(cond["low_res"])
-    return (
-        state,
-        x,
-        unet_states.TIMES,
-        cond,
-        network(torch_images(x), torch.from_numpy(unet_states.TIMES), **more),
-        None,
-    )
+    out = network(torch_images(x), torch.from_numpy(unet_states.TIMES), **more)
+    return Answer(state, x, unet_states.TIMES, cond, out)
 
 
 @torch.no_grad()
