@@ -80,7 +80,9 @@ def drawn(one: Series, place, colour: str) -> str:
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     parts = [f'<path d="{path}" stroke="{colour}" fill="none" stroke-width="1.5"/>'] if one.line else []
     parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places]
-    parts += [text(x + 5, y - 5, label) for (x, y), label in zip(places, one.labels)]
+    for (x, y), label in zip(places, one.labels):
+        inside = x < WIDTH - 80  # a label right of a point at the edge would be cut off
+        parts.append(text(x + 5, y - 5, label) if inside else text(x - 5, y - 5, label, "end"))
     return "".join(parts)
 
 

@@ -1,7 +1,9 @@
 """How well images fit their texts: the cosine between CLIP's embeddings of the two (Hessel et al. 2021).
 
-tokenise = tokenizer("clip-vit-large-patch14", 77)
-for name, result in clip_score(image_features, text_features, settings): print(name, result.value)
+    tokenise = tokenizer("clip-vit-large-patch14", 77)
+    for name, result in clip_score(image_features, text_features, settings): print(name, result.value)
+
+The embeddings are those of models/towers.py.
 """
 
 from collections.abc import Callable, Iterator, Sequence

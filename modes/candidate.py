@@ -42,7 +42,7 @@ class Candidate:
             return drawing.asked_condition("balanced", self.config, self.judge.workdir, seeds)[0]
         return drawing.training_condition(self.experiment, self.config, seeds)
 
-    @property
+    @functools.cached_property
     def folder(self) -> epath.Path:
         """Where the samples lie, named by all that they depend on, so that others are never taken for them."""
         depends = {

@@ -15,7 +15,7 @@ from modes.candidate import Candidate
 from modes.evaluators import EVALUATORS, NEEDS, OF_SAMPLES, better, check_evaluators, names
 from modes.judge import Judge
 from modes.weights import Weights, asked_settings, holding, provenance, restored
-from plans import Settings
+from plans import Settings, plan_of
 from training import hosts, posthoc
 from training.checkpoint import absolute
 from training.interrupt import Interrupt
@@ -76,6 +76,10 @@ def evaluate_weights(judge: Judge, weights: Weights, settings: Settings, flags, 
         Candidate(judge, weights, each, flags.seed, out / "evaluation", check)
         for each in (settings, *swept(judge.config, settings))
     ]
+    schedule = judge.experiment.schedule(weights.params)
+    for candidate in candidates:  # settings that cannot be are found before anything is drawn
+        plan_of(judge.config, candidate.settings, schedule)
+        judge.experiment.calls(candidate.settings)
     first, *others = candidates
     evaluators = names(judge.config.evaluation.evaluators)
     results = results_of(first, evaluators)
@@ -87,11 +91,11 @@ def evaluate_weights(judge: Judge, weights: Weights, settings: Settings, flags, 
         report["sweep"] = [reports.point(one, found) for one, found in points]
     write_json(reports.path(out, weights.step), report)
     write_json(out / "evaluation.json", report)
-    keep_best(judge, weights, results)
     reports.write_page(out, report, first)
     if not judge.config.evaluation.keep_samples:
         for candidate in candidates:
             candidate.forget()
+    keep_best(judge, weights, results)
     logging.info("judged: %s", out / "evaluation.html")
 
 

@@ -111,18 +111,20 @@ def along(out: epath.Path, candidate: Candidate) -> str:
         for name, result in report["results"].items():
             if name != "sampling_seconds" and result["value"] is not None:
                 curves.setdefault(name, []).append((report["settings"]["checkpoint"], result["value"]))
-    charts = [chart(losses(candidate.judge.workdir), "step", "loss", "losses of the training")]
+    first = min(report["settings"]["checkpoint"] for report in reports)
+    charts = [chart(losses(candidate.judge.workdir, first), "step", "loss", "losses of the training")]
     charts += [chart([Series(name, points)], "step", name, name) for name, points in curves.items()]
     return "".join(charts)
 
 
-def losses(workdir: epath.Path) -> list[Series]:
-    """The training loss, its trivial line and the validation losses of metrics.jsonl."""
+def losses(workdir: epath.Path, first: int) -> list[Series]:
+    """The training loss and the validation losses of metrics.jsonl, from step `first` on."""
     file = workdir / "metrics.jsonl"
     lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    shown = dict.fromkeys(
-        name for line in lines for name in line if name == "loss" or name.startswith("validation_loss")
-    )
-    return [
-        Series(name, [(line["step"], line[name]) for line in lines if line.get(name) is not None]) for name in shown
-    ]
+    lines = [line for line in lines if line["step"] >= first]
+    shown = dict.fromkeys(name for line in lines for name in line if is_loss(name))
+    return [Series(name, [(line["step"], line[name]) for line in lines if line.get(name)]) for name in shown]
+
+
+def is_loss(name: str) -> bool:
+    return name == "loss" or name.startswith("validation_loss")

@@ -73,6 +73,7 @@ def judge(config, tmp_path, monkeypatch):
         frozen=lambda: None,
         source=lambda split: real(),
         calls=lambda settings: settings.steps,
+        schedule=lambda params: SCHEDULES["cosine"](),
         abstract=types.SimpleNamespace(params={"scale": jax.ShapeDtypeStruct((), jnp.float32)}),
     )
     monkeypatch.setattr(candidates, "PART", 16)
@@ -140,8 +141,11 @@ def test_samples_of_other_weights_or_settings_are_never_taken_for_these(judge, t
 
 @pytest.mark.filterwarnings("ignore:Frechet distance over")
 def test_a_sweep_judges_every_pair_and_the_page_holds_its_front(judge, tmp_path):
-    judge.config.task.drop = 0.1
     judge.config.evaluation.update(sweep_guidance=(0.5, 1.0), sweep_steps=(5, 50), pareto=("recall", "fid"))
+    with pytest.raises(ValueError, match="guidance 0.5 needs a network trained with task.drop > 0"):
+        run(judge, tmp_path)
+    assert not judge.drawn
+    judge.config.task.drop = 0.1
     report = run(judge, tmp_path)
     points = {(point["guidance"], point["steps"]) for point in report["sweep"]}
     assert points == {(None, 50), (0.5, 5), (0.5, 50), (1.0, 5), (1.0, 50)}

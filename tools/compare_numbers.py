@@ -1,6 +1,8 @@
 """Two evaluations side by side: every number of both, and which of the things that it depends on differ.
 
-python -m tools.compare_numbers runs/a/evaluation.json runs/b/evaluation.json
+    python -m tools.compare_numbers runs/a/evaluation.json runs/b/evaluation.json
+
+A star marks a number that differs in more than what all of them differ in.
 """
 
 import json

@@ -1,7 +1,9 @@
 """diffusers' UNet2DModel, as a folder with config.json and the weights: read and written.
 
-net, params = load("ddpm-cifar10-32")            # google/ddpm-*: both spellings of the attention's layers
-config, tensors = config_of(net), to_state(net, params)
+    net, params = load("ddpm-cifar10-32")
+    config, tensors = config_of(net), to_state(net, params)
+
+google/ddpm-* and their like; the attention's layers have two spellings, of which the newer is written.
 """
 
 import json

@@ -1,7 +1,9 @@
 """transformers' CLIP and DINOv2 on random weights: what they answer, into golden/towers.npz.
 
-pip install torch==2.13.0 transformers==5.24.0 -r requirements.txt
-PYTHONPATH=. python tests/models/make_golden_towers.py
+    pip install torch==2.13.0 transformers==5.24.0 -r requirements.txt
+    PYTHONPATH=. python tests/models/make_golden_towers.py
+
+Prints how far this project's are from them.
 """
 
 import json

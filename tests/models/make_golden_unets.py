@@ -1,9 +1,13 @@
 """What diffusers', guided-diffusion's and EDM's networks answer on random weights, into golden/unets.npz.
 
-pip install torch==2.13.0 diffusers==0.42.1 -r requirements.txt
-export EDM=...  PYTHONPATH=.:$GUIDED_DIFFUSION:$EDM     # checkouts of NVlabs/edm and openai/guided-diffusion
-python tests/models/make_golden_unets.py                # small networks, for the tests
-python tests/models/make_golden_unets.py --full         # the published sizes: a table
+    pip install torch==2.13.0 diffusers==0.42.1 -r requirements.txt
+    export PYTHONPATH=.:$GUIDED_DIFFUSION:$EDM
+    python tests/models/make_golden_unets.py                # small networks, for the tests
+    python tests/models/make_golden_unets.py --full         # the published sizes, or those named: a table
+    python tests/models/make_golden_unets.py --narrow       # guided-diffusion's at 64 channels
+    python tests/models/make_golden_unets.py --path         # 50 steps of DDIM with ddpm-cifar10-32's network
+
+EDM and GUIDED_DIFFUSION are checkouts of NVlabs/edm and openai/guided-diffusion.
 """
 
 import functools
@@ -12,6 +16,8 @@ import json
 import os
 import pathlib
 import sys
+from collections.abc import Callable
+from typing import NamedTuple
 
 import diffusers
 import jax
@@ -64,6 +70,17 @@ def edm_networks():
     return module
 
 
+class Answer(NamedTuple):
+    """What one of their networks was given, and its output [b c h w]."""
+
+    state: dict[str, np.ndarray]
+    x: np.ndarray
+    noise_input: np.ndarray
+    cond: dict[str, np.ndarray]
+    out: torch.Tensor
+    network: torch.nn.Module | None = None  # where it is asked again
+
+
 def torch_images(x: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(x).permute(0, 3, 1, 2)
 
@@ -107,12 +124,12 @@ def guided_network(settings: dict):
 
 @torch.no_grad()
 def of_diffusers(config: dict, side: int):
-    """(state, x, noise input, cond, output)."""
     network, x = diffusers.UNet2DModel(**config), unet_states.images(side)
     state = filled(network)
     labels = torch.from_numpy(unet_states.LABELS) if config.get("num_class_embeds") else None
     out = network(torch_images(x), torch.from_numpy(unet_states.TIMES), class_labels=labels).sample
-    return state, x, unet_states.TIMES, {"label": unet_states.LABELS} if labels is not None else {}, out, network
+    cond = {"label": unet_states.LABELS} if labels is not None else {}
+    return Answer(state, x, unet_states.TIMES, cond, out, network)
 
 
 @torch.no_grad()
@@ -125,14 +142,8 @@ def of_guided(settings: dict, side: int):
     if settings.get("small_size"):
         cond["low_res"] = unet_states.images(side, seed=1)  # already at the size of x: resizing it is the task's
         more["low_res"] = torch_images(cond["low_res"])
-    return (
-        state,
-        x,
-        unet_states.TIMES,
-        cond,
-        network(torch_images(x), torch.from_numpy(unet_states.TIMES), **more),
-        None,
-    )
+    out = network(torch_images(x), torch.from_numpy(unet_states.TIMES), **more)
+    return Answer(state, x, unet_states.TIMES, cond, out)
 
 
 @torch.no_grad()
@@ -141,7 +152,7 @@ def of_edm(config: dict, side: int):
     state, labels = filled(network), np.eye(config["label_dim"], dtype=np.float32)[unet_states.LABELS]
     c_noise = np.log(unet_states.SIGMAS) / 4
     out = network.model(torch_images(x), torch.from_numpy(c_noise), torch.from_numpy(labels))
-    return state, x, c_noise, {"label": unet_states.LABELS}, out, None
+    return Answer(state, x, c_noise, {"label": unet_states.LABELS}, out)
 
 
 @torch.no_grad()
@@ -166,42 +177,37 @@ def our_ddim_path(net, params, x: np.ndarray) -> np.ndarray:
 
 def paths(name: str, config: dict) -> None:
     """Prints how far apart 50 steps of DDIM take the two."""
-    state, x, *_, network = of_diffusers(config, config["sample_size"])
-    theirs, ours = ddim_path(network, x), our_ddim_path(*from_diffusers.to_unet(state, full(config)), x)
+    answer = of_diffusers(config, config["sample_size"])
+    theirs = ddim_path(answer.network, answer.x)
+    ours = our_ddim_path(*from_diffusers.to_unet(answer.state, full(config)), answer.x)
     for step in (1, 10, 25, 50):
         apart, largest = np.abs(ours - theirs)[step - 1].max(), np.abs(theirs[step - 1]).max()
         print(f"| {name}, DDIM step {step} of {STEPS} | {apart:.1e} | largest value {largest:.3g} |", flush=True)
 
 
-def gap(name: str, net, params, x, noise_input, cond, out) -> None:
-    """Prints how far this project's network is from theirs."""
-    ours = jax.jit(lambda *given: net.apply({"params": params}, *given))(x, noise_input, cond)
-    theirs = out.permute(0, 2, 3, 1).numpy()
+def compared(name: str, answer: Answer, to_unet: Callable) -> np.ndarray:
+    """Prints how far this project's network is from theirs; their output [b h w c]."""
+    net, params = to_unet(answer.state)
+    ours = jax.jit(lambda *given: net.apply({"params": params}, *given))(answer.x, answer.noise_input, answer.cond)
+    theirs = answer.out.permute(0, 2, 3, 1).numpy()
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
     worst = np.abs(theirs - ours).max()
-    print(f"| {name} | {count:,} | {list(x.shape)} | {worst:.1e} | {theirs.std():.2f} |", flush=True)
-
-
-def compared(name, theirs, to_unet):
-    state, x, noise_input, cond, out, network = theirs
-    gap(name, *to_unet(state), x, noise_input, cond, out)
-    return state, out.permute(0, 2, 3, 1).numpy(), network
+    print(f"| {name} | {count:,} | {list(answer.x.shape)} | {worst:.1e} | {theirs.std():.2f} |", flush=True)
+    return theirs
 
 
 def small() -> None:
     golden, shapes = {}, {}
 
-    def keep(name, theirs, to_unet):
-        state, golden[name], network = compared(name, theirs, to_unet)
-        shapes[name] = {key: list(value.shape) for key, value in state.items()}
-        return network
+    def keep(name, answer, to_unet):
+        golden[name] = compared(name, answer, to_unet)
+        shapes[name] = {key: list(value.shape) for key, value in answer.state.items()}
 
     for name, config in unet_states.DIFFUSERS.items():
-        made = keep(
-            f"diffusers_{name}", of_diffusers(config, 8), lambda s, c=config: from_diffusers.to_unet(s, full(c))
-        )
+        answer = of_diffusers(config, 8)
+        keep(f"diffusers_{name}", answer, lambda state, c=config: from_diffusers.to_unet(state, full(c)))
         if name == "ddpm":
-            golden["ddim_path"] = ddim_path(made, unet_states.images(8))[[0, 9, 19, 29, 39, 49]]
+            golden["ddim_path"] = ddim_path(answer.network, answer.x)[[0, 9, 19, 29, 39, 49]]
     for name, given in unet_states.GUIDED.items():
         keep(f"guided_{name}", of_guided(given, 8), lambda s, g=given: from_guided.to_unet(s, g))
     keep("edm", of_edm(unet_states.EDM, 8), from_edm.to_unet)
@@ -231,13 +237,26 @@ def published() -> None:
         compared("edm-imagenet-64x64-cond-adm", of_edm(EDM_64, 64), from_edm.to_unet)
 
 
+def narrow() -> None:
+    """guided-diffusion's networks at 64 channels and 16 a head: all else as published, for machines of less memory."""
+    for name, given in from_guided.FILES.items():
+        if wanted(name):
+            per_head = 16 if given.get("num_head_channels", -1) > 0 else -1
+            small = given | {"num_channels": 64, "num_head_channels": per_head}
+            compared(f"{name}, 64 channels", of_guided(small, 64), lambda s, g=small: from_guided.to_unet(s, g))
+
+
 def wanted(name: str) -> bool:
     """Of the networks that are alike (LSUN's) one is enough."""
     asked = sys.argv[2:]
     return name in asked if asked else name == "lsun_bedroom" or not name.startswith("lsun_")
 
 
-MODES = {"--full": published, "--path": lambda: paths("ddpm-cifar10-32", PUBLISHED["ddpm-cifar10-32"])}
+MODES = {
+    "--full": published,
+    "--narrow": narrow,
+    "--path": lambda: paths("ddpm-cifar10-32", PUBLISHED["ddpm-cifar10-32"]),
+}
 
 if __name__ == "__main__":
     MODES.get(sys.argv[1], small)() if len(sys.argv) > 1 else small()
