@@ -5,7 +5,8 @@
 
 Prints two Markdown tables. The first hides the right half of each held-out digit and lets a classifier of whole real
 digits read the completions. A completion drawn without a label cannot be read right more often than the best reader
-of visible halves does; told the label, without guidance, it can. The second inverts digits and generates them again.
+of visible halves does; told the label, without guidance, it can. The second inverts the digits and
+generates them again.
 """
 
 import numpy as np
