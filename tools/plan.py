@@ -90,7 +90,7 @@ def network(config, found: Estimate) -> list[str]:
     each = found.operations / config.train.batch_size
     return [
         f"parameters   {found.parameters:,}",
-        f"model FLOPs  {each / 1e9:,.1f} G an image, {found.operations / 1e12:,.1f} T a step (forward and backward; "
+        f"model FLOPs  {each / 1e9:.4g} G an image, {found.operations / 1e12:.4g} T a step (forward and backward; "
         "matrix products and convolutions)",
     ]
 
@@ -163,7 +163,7 @@ def known(facts: dict, found: Estimate, slice_: Slice, config) -> list[str]:
         "memory a chip  " + "  ".join(f"{name} {size(amount)}" for name, amount in held.items())
         + f"  (peak over {size(chip.memory)}: {held['peak'] / chip.memory:.0%})",
         f"bytes accessed {size(facts['bytes_accessed'])} (estimated {size(found.traffic)})  compiler's FLOPs "
-        f"{facts['compiler_flops'] / 1e12:,.2f} T a chip (model's {found.operations / slice_.chips / 1e12:,.2f} T)"
+        f"{facts['compiler_flops'] / 1e12:.3g} T a chip (model's {found.operations / slice_.chips / 1e12:.3g} T)"
         + (f"; a loop's body counts once in both, turns {facts['loops']}" if facts["loops"] else ""),
         f"collectives a step  {moved or 'none'}",
         "least time a step  " + "  ".join(f"{what} {milli(seconds)}" for what, seconds in bounds.items()),
@@ -181,7 +181,7 @@ def size(amount: float) -> str:
 
 
 def milli(seconds: float) -> str:
-    return f"{1000 * seconds:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
+    return f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
 def main(argv: list[str]) -> None:
