@@ -3,7 +3,7 @@
 Known from the trace are parameters, model FLOPs and the bytes of the state. Estimated are activations and memory
 traffic, by one rule: what a matrix product, a convolution or a loop takes in or gives out is in memory from then to its
 last use, and what is elementwise in between is fused, so that it is neither held nor moved. The compiler does better
-in places (fusing into a convolution) and worse in others (padding, copies); docs/results.md compares the two.
+in places (fusing into a convolution) and worse in others (copies; padding, tenfold for layers of 32 channels on a TPU).
 """
 
 import functools
