@@ -45,7 +45,7 @@ class Job:
             n -= line == "step\n"
         return self
 
-    def end(self, grace: float = 90) -> list[int]:
+    def end(self, grace: float = 300) -> list[int]:
         """Exit statuses; what has not left after `grace` seconds is killed."""
         deadline = time.monotonic() + grace
         for process in self.processes:
