@@ -3,6 +3,7 @@
 import datetime
 import difflib
 import fcntl
+import functools
 import json
 import os
 import subprocess
@@ -163,6 +164,7 @@ def now() -> str:
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
+@functools.cache  # what runs is what was imported, whatever is committed while it runs
 def git_state() -> dict:
     """The commit of this code and whether tracked files differ from it; nulls outside a checkout."""
 

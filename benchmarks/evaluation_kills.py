@@ -28,7 +28,11 @@ def evaluate(out: pathlib.Path, kill_after: float | None = None, signum: int = s
     """Runs it, killed after so many seconds if it is not done by then. Returns the parts that were on disk before."""
     parts = len(list(out.glob("evaluation/samples_*/part_*")))
     command = [sys.executable, "main.py", "--mode=evaluate", f"--workdir={FLAGS.workdir}", f"--out={out}"]
-    command += [f"--config.evaluation.samples={FLAGS.samples}", "--config.evaluation.evaluators=small_images"]
+    command += [
+        f"--config.evaluation.samples={FLAGS.samples}",
+        "--config.evaluation.evaluators=small_images",
+        "--steps=20",
+    ]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     if kill_after is not None:
         try:
