@@ -48,9 +48,9 @@ def on_tpu_vm() -> bool:
 
 def writes() -> bool:
     """Whether this process is the one that writes what all share."""
-    jax = sys.modules.get(
-        "jax"
-    )  # without it a process is alone; asked of what has joined no others, it takes no device
+    # Without jax a process is alone; and jax is not asked for a process's number before it joined others: that would
+    # take the devices.
+    jax = sys.modules.get("jax")
     return jax is None or not jax.distributed.is_initialized() or jax.process_index() == 0
 
 
