@@ -35,8 +35,10 @@ class Asked(NamedTuple):
 
     def columns(self, classes: int) -> int | None:
         """Of a grid: one for each prompt or label, where there are few."""
-        several = len(set(self.prompts)) if self.prompts else classes if self.source == "balanced" else 0
-        return several if 1 < several <= 16 else None
+        if self.prompts:
+            several = len(set(self.prompts))
+            return min(several, 10) if several > 1 else None
+        return classes if self.source == "balanced" and classes <= 16 else None
 
 
 def asked(experiment: Experiment, config, workdir, flags, seeds) -> Asked:

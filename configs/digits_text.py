@@ -4,7 +4,7 @@
     python main.py --mode=sample --workdir=runs/digits_text --prompt="a seven" --num=16
 
 The words of a prompt are bytes, read by a small transformer that is trained with the network; each image has captions
-in 14 wordings, and 6 others are kept for judging. `size=4` is the same at 4x4, and `low=4` the stage that makes 8x8
+in 144 wordings, and 6 others are kept for judging. `size=4` is the same at 4x4, and `low=4` the stage that makes 8x8
 of it: together a cascade (configs/imagen.py:digits). Expected: docs/imagen.md, on two CPU cores.
 """
 
@@ -16,7 +16,7 @@ def get_config(arg=""):
     config = base.get_config()
     config.task.update(name="text", drop=0.1, low_size=word.low)
     config.data.update(name="digits", shape=(word.size, word.size, 1), captions=True)
-    config.text.encoder = "bytes(length=40, width=64, layers=2, heads=4)"
+    config.text.encoder = "bytes(length=48, width=64, layers=2, heads=4)"
     config.model.update(channels=32, multipliers=(1, 2), blocks=2, attention=(word.size // 2,), num_heads=4, groups=8)
     config.optim.update(lr=2e-3, warmup=100, decay_steps=1600)
     config.ema.update(decays=(0.995,))

@@ -14,23 +14,25 @@ SHAPE = (8, 8, 1)
 SPLITS = ("train", "test")
 
 NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-WORDINGS = (
-    "{a} {name}",
-    "{name}",
-    "{figure}",
-    "the digit {figure}",
-    "the digit {name}",
-    "the number {figure}",
-    "the number {name}",
-    "a handwritten {name}",
-    "a handwritten {figure}",
-    "a picture of {a} {name}",
-    "a drawing of the number {figure}",
-    "an image of the digit {name}",
-    "someone wrote {a} {name}",
-    "this is {a} {name}",
+OPENINGS = (
+    "{a} ",
+    "",
+    "the digit ",
+    "the number ",
+    "a handwritten ",
+    "a picture of {a} ",
+    "a drawing of the number ",
+    "an image of the digit ",
+    "someone wrote {a} ",
+    "this is {a} ",
+    "here you see {a} ",
+    "draw the figure ",
 )
-# Never seen in training: other words around the digit's, and other places for it.
+ENDINGS = ("", " on paper", " in black", " with a pen", "!", ", as asked")
+WORDINGS = tuple(
+    opening + word + ending for ending in ENDINGS for word in ("{name}", "{figure}") for opening in OPENINGS
+)
+# Never seen in training, nor are their openings and endings.
 HELD_OUT_WORDINGS = (
     "please write {a} {name}",
     "a photo of the figure {figure}",
