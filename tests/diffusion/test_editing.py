@@ -209,6 +209,7 @@ def test_the_published_jumps_are_4570_steps():
     down = np.diff(walk) < 0
     assert len(walk) - 1 == 250 + 24 * 9 * 11 and np.sum(down) == 250 + 24 * 9 * 10
     np.testing.assert_allclose(np.diff(walk)[~down], 10 / 250)
+    assert np.abs(np.diff(walk)).sum() * 250 == pytest.approx(4570)  # single steps, as they count them
     np.testing.assert_array_equal(jumps(times, 10, 1), times)
 
 
