@@ -70,9 +70,11 @@ def test_losses_equal_those_of_cells_trained_alone(together, alone):
         np.testing.assert_allclose(*losses, rtol=0, atol=1e-5)
 
 
-def test_cells_differ_from_one_another(together):
-    finals = {metrics(cell)[-1]["validation_loss/raw"] for cell in together}
-    assert len(finals) == len(OVERRIDES)
+def test_final_figures_differ_by_far_less_than_over_seeds(together, alone):
+    finals = [[metrics(cell)[-1]["validation_loss/raw"] for cell in cells] for cells in (together, alone)]
+    over_seeds = abs(finals[1][0] - finals[1][1])
+    assert over_seeds > 1e-3
+    np.testing.assert_allclose(*finals, rtol=0, atol=over_seeds / 100)
 
 
 def test_an_interrupted_group_is_resumed_alone(tmp_path, together, alone, monkeypatch):
