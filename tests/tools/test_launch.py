@@ -221,7 +221,9 @@ def wait_for(state, job, home):
 
 def test_a_run_on_a_machine_is_begun_seen_stopped_and_begun_again(tmp_path):
     script = "import os, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))\n"
-    script += "while not os.path.exists('go'): time.sleep(0.02)\nsys.exit(int(open('go').read()))"
+    script += (
+        "open('ready', 'w').close()\nwhile not os.path.exists('go'): time.sleep(0.02)\nsys.exit(int(open('go').read()))"
+    )
     job = JOB._replace(command=("-S", "-c", script))
     place = remote.Place(str(tmp_path), sys.executable)
     assert stands(job, tmp_path) == base.READY
@@ -231,9 +233,12 @@ def test_a_run_on_a_machine_is_begun_seen_stopped_and_begun_again(tmp_path):
         assert stands(job, tmp_path) == base.RUNNING
         (tmp_path / "go").write_text(status)
         wait_for(state, job, tmp_path)
-    (tmp_path / "go").unlink()
+    for name in ("go", "ready"):
+        (tmp_path / name).unlink()
     bash(remote.begin(job, place), tmp_path)
-    time.sleep(0.3)  # until the program handles the signal
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "ready").exists() and time.monotonic() < deadline:  # until the program handles the signal
+        time.sleep(0.02)
     bash(remote.stop(job), tmp_path)
     wait_for(base.FAILED, job, tmp_path)
     assert (tmp_path / "langevin-runs" / "a.exit").read_text().strip() == "143"
