@@ -133,10 +133,10 @@ def of_diffusers(config: dict, side: int):
 
 
 @torch.no_grad()
-def of_guided(settings: dict, side: int):
+def of_guided(settings: dict, side: int) -> Answer:
     network, x = guided_network(settings), unet_states.images(side)
     state, cond, more = filled(network), {}, {}
-    if settings["class_cond"]:
+    if settings.get("class_cond"):
         more["y"] = torch.from_numpy(unet_states.LABELS)
         cond["label"] = unet_states.LABELS
     if settings.get("small_size"):
