@@ -26,11 +26,8 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 @pytest.fixture(autouse=True)
 def own_verbosity():
-    """What a tool run in process makes of absl's verbosity ends with its test."""
-    logger = logging.get_absl_logger()
-    level = logger.level
-    yield
-    logger.setLevel(level)
+    """absl's lines reach each test, whatever a tool, or flags parsed in process, made of its verbosity before."""
+    logging.get_absl_logger().setLevel("NOTSET")
 
 
 @pytest.fixture(scope="session")

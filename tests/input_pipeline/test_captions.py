@@ -71,7 +71,7 @@ def test_draws_are_uniform_and_unrelated_to_the_order():
 
 
 def test_captions_that_were_cut_are_said(caplog):
-    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.WARNING, logger="absl")
     list(evaluation_batches(tokenised(captioned(), tokenise), 5))
     assert "cut at 2 tokens: '9 one'" in caplog.text
 
@@ -117,7 +117,7 @@ def build(name, path, **options):
 
 @pytest.mark.parametrize("memory_limit", [0, 2**20])
 def test_a_folder_with_captions(folder, memory_limit, caplog):
-    caplog.set_level(logging.WARNING)
+    caplog.set_level(logging.WARNING, logger="absl")
     source = build("folder", folder, held_out=0.0, max_bad_share=0.2, memory_limit=memory_limit)
     batch = source.read(np.arange(12))
     assert batch["captions"][7] == ("7 one", "7 two") and batch["captions"][9] == ("9 one",)

@@ -40,7 +40,7 @@ def test_the_whole_of_the_raw_parameters(donor):
 
 def test_an_average_by_pattern_and_step_with_the_rest_listed(donor, caplog):
     path, state = donor
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="absl"):
         started = warm_start(fresh(), f"{path}:7", "0.5", "^w$")
     assert equal(started.params["w"], state.ema["0.5"]["w"]) and np.all(started.params["v"] == 1)
     assert "1 of 3 parameter arrays" in caplog.text
