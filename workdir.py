@@ -95,8 +95,13 @@ def read_config(workdir: str) -> ConfigDict:
     config = base.get_config()  # gives an older run's config the knobs that came since
     with config.unlocked():
         for key, value in stored.items():
-            if value is not None:  # base has the optional numbers unset
+            if value is None:  # base has the optional numbers unset
+                continue
+            try:
                 config.update_from_flattened_dict({key: tuple(value) if isinstance(value, list) else value})
+            except TypeError as error:
+                reason = f"{path}: {key}={value!r} is of an older version, and of another type now ({error})"
+                raise ValueError(f"{reason}; write a value as configs/base.py has it") from None
     return config
 
 

@@ -94,6 +94,14 @@ def test_an_older_runs_config_gets_the_knobs_that_came_since(tmp_path):
     assert read.log.profile_from == 0 and read.evaluation.samples and read.model.channels == stored["model"]["channels"]
 
 
+def test_a_knob_that_changed_its_type_is_named(tmp_path):
+    stored = digits.get_config().to_dict()
+    stored["model"]["remat"] = False
+    records.write_json(tmp_path / "config.json", stored)
+    with pytest.raises(ValueError, match="model.remat=False is of an older version"):
+        records.read_config(tmp_path)
+
+
 def test_a_workdir_takes_one_training_at_a_time(tmp_path):
     held = records.lock(tmp_path)
     with pytest.raises(ValueError, match="another training writes into"):
