@@ -6,8 +6,8 @@ from collections.abc import Callable
 from absl import flags
 
 
-def parse_flags(argv: list[str], doc: str, define: Callable[[dict], None]) -> dict:
-    """The options by name. define(add) defines them, passing **add on; ValueError or flags.Error for what is wrong."""
+def read_flags(argv: list[str], doc: str, define: Callable[[dict], None]) -> flags.FlagValues:
+    """The options. define(add) defines them, passing **add on; ValueError or flags.Error for what is wrong."""
     found = flags.FlagValues()  # its own: several tools in one process keep their names
     define({"flag_values": found})
     if "--help" in argv:
@@ -16,7 +16,12 @@ def parse_flags(argv: list[str], doc: str, define: Callable[[dict], None]) -> di
     unknown = found(argv)[1:]
     if unknown:
         raise ValueError(f"unexpected argument {unknown[0]!r}; every option is a flag, --name=value")
-    return found.flag_values_dict()
+    return found
+
+
+def parse_flags(argv: list[str], doc: str, define: Callable[[dict], None]) -> dict:
+    """The options by name, as read_flags has them."""
+    return read_flags(argv, doc, define).flag_values_dict()
 
 
 def run(argv: list[str], doc: str, define: Callable[[dict], None], act: Callable[[dict], str]) -> None:

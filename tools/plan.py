@@ -18,6 +18,7 @@ from absl import flags, logging  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
 from tools import ahead  # noqa: E402
+from tools.command import read_flags  # noqa: E402
 from tools.estimate import ROOM, USUAL, Estimate, estimate, times  # noqa: E402
 from training.chips import CHIPS, GIB, Slice, parse_slice  # noqa: E402
 from training.sharding import AXES, mesh_sizes  # noqa: E402
@@ -31,23 +32,18 @@ CHANGES = (  # tried one on top of the other until it fits
 )
 
 
-def parse_flags(argv: list[str]) -> flags.FlagValues:
-    """Raises ValueError, flags.Error or AttributeError (a config key) for what is unknown or lacks."""
-    found = flags.FlagValues()  # its own: several tools in one process keep their names
-    add = {"flag_values": found}
+def define(add: dict) -> None:
     config_flags.DEFINE_config_file("config", None, "FILE.py[:word[,word][,key=value]]", **add)
     flags.DEFINE_string("topology", None, "v5e:4x4, v5e-16, v5p-256, v6e:2x4, h100:8, gpu, cpu.", required=True, **add)
     flags.DEFINE_bool("compile", False, "Compile the train step for the slice, a TPU's, without any TPU.", **add)
     flags.DEFINE_float("compile_limit", 900.0, "Seconds that a compilation may take.", lower_bound=1, **add)
     flags.DEFINE_string("compile_cache", "~/.cache/langevin/plans", "Folder of what was compiled before.", **add)
     flags.mark_flag_as_required("config", **add)
-    if "--help" in argv:
-        print(__doc__, found.get_help(), sep="\n")
-        sys.exit()
-    unknown = found(argv)[1:]
-    if unknown:
-        raise ValueError(f"unexpected argument {unknown[0]!r}; every option is a flag, --name=value")
-    return found
+
+
+def parse_flags(argv: list[str]) -> flags.FlagValues:
+    """Raises ValueError, flags.Error or AttributeError (a config key) for what is unknown or lacks."""
+    return read_flags(argv, __doc__, define)
 
 
 def report(config, options) -> list[str]:

@@ -12,25 +12,21 @@ import sys
 from absl import flags, logging
 
 from experiment import build
+from tools.command import read_flags
 from training import posthoc
 from training.checkpoint import absolute
 from workdir import read_config
 
 
-def parse_flags(argv: list[str]) -> flags.FlagValues:
-    """Raises ValueError or flags.Error for what is unknown or lacks."""
-    found = flags.FlagValues()  # its own: several tools in one process keep their names
-    add = {"flag_values": found}
+def define(add: dict) -> None:
     flags.DEFINE_string("workdir", None, "Where the run lies.", required=True, **add)
     flags.DEFINE_list("sigma_rel", None, "Widths of the averages, over the time trained.", required=True, **add)
     flags.DEFINE_integer("step", None, "Where the averages end; default the last snapshot.", **add)
-    if "--help" in argv:
-        print(__doc__, found.get_help(), sep="\n")
-        sys.exit()
-    unknown = found(argv)[1:]
-    if unknown:
-        raise ValueError(f"unexpected argument {unknown[0]!r}; every option is a flag, --name=value")
-    return found
+
+
+def parse_flags(argv: list[str]) -> flags.FlagValues:
+    """Raises ValueError or flags.Error for what is unknown or lacks."""
+    return read_flags(argv, __doc__, define)
 
 
 def widths(words: list[str]) -> list[float]:
