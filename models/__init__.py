@@ -1,6 +1,8 @@
-"""Flax networks. Knowing nothing of diffusion, they map (image, number, condition) to an image."""
+"""Flax networks, one table for each family. They know nothing of losses and of sampling."""
 
 from models.efficient_unet import EfficientUNet
 from models.unet import UNet
+from models.vae import VAE
 
-MODELS = {"unet": UNet, "efficient_unet": EfficientUNet}
+MODELS = {"unet": UNet, "efficient_unet": EfficientUNet}  # of diffusion
+AUTOENCODERS = {"vae": VAE}
