@@ -15,7 +15,7 @@ def get_config(arg=""):
     config.family = "vae"
     config.task.update(name="class")
     config.data.update(name="digits", shape=(8, 8, 1), classes=10)
-    config.model.update(name="vae", channels=24, multipliers=(1, 2, 2, 2), blocks=1, groups=8)
+    config.model.update(name="vae", channels=27, multipliers=(1, 2, 2, 2), blocks=1, groups=9)
     config.vae.update(latent=16)
     config.optim.update(lr=2e-3, warmup=100, decay_steps=3000)
     config.ema.update(decays=(0.995,))

@@ -40,7 +40,7 @@ def build(parts: Parts) -> Family:
     if parts.text:
         raise ValueError("task.name=text is of family=diffusion; an autoregressive model takes unconditional or class")
     checked(settings_of(config))
-    module = build_model(parts, TRANSFORMERS, length=math.prod(task.sample_shape), num_labels=task.labels)
+    module = build_model(config, TRANSFORMERS, length=math.prod(task.sample_shape), num_labels=task.labels)
 
     def apply(params, tokens, cond, dropout_key=None):
         train, rngs = dropout_key is not None, {"dropout": dropout_key}

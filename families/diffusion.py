@@ -122,7 +122,7 @@ def build_network(parts: Parts) -> tuple[Callable, Callable]:
     height, _, channels = parts.task.sample_shape
     encoder = parts.text
     module = build_model(
-        parts,
+        parts.config,
         MODELS,
         size=height,
         out_channels=channels * (2 if parts.config.diffusion.loss in losses.LEARNS_VARIANCE else 1),

@@ -61,12 +61,12 @@ def prepared(parts: Parts) -> tuple[jax.Array, Cond]:
     return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
 
 
-def build_model(parts: Parts, table: dict[str, Callable[..., nn.Module]], **more) -> nn.Module:
+def build_model(config, table: dict[str, Callable[..., nn.Module]], **more) -> nn.Module:
     """The network that config.model names in a family's table, with the fields of config.model that it takes.
 
     more: its sizes, and what else follows from the rest of the config.
     """
-    fields = parts.config.model.to_dict()
+    fields = config.model.to_dict()
     name = fields.pop("name")
     taken = inspect.signature(choose(table, name, "model.name")).parameters
     check_model(name, fields, taken)

@@ -151,7 +151,7 @@ def build_network(parts: Parts) -> Network:
     config, task = parts.config, parts.task
     height, width, channels = task.sample_shape
     sizes = dict(size=height, out_channels=channels, latent=config.vae.latent, num_labels=task.labels)
-    module = build_model(parts, AUTOENCODERS, **sizes)
+    module = build_model(config, AUTOENCODERS, **sizes)
     if width % module.factor:
         raise ValueError(f"data.shape={task.sample_shape}: the network halves its width to {width} / {module.factor}")
 
