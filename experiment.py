@@ -21,6 +21,7 @@ from input_pipeline.batches import local_rows
 from input_pipeline.source import empty_batch, some
 from models import MODELS, text
 from plans import build_sample, network_calls, plan_of, settings_of
+from students import method_of, with_teacher
 from training import ema, flops, optim, sharding
 from training.inpainting import inpainting
 from training.objective import Diffusion, diffusion_objective, validation_losses
@@ -38,8 +39,8 @@ class Experiment(NamedTuple):
     mesh: jax.sharding.Mesh
     source: Callable[[str], Source]  # split -> its images
     batches: Callable[[int], Iterator[dict]]  # step -> the training batches from there on, on the devices
-    frozen: Callable[[], Any]  # parameters that are not trained, loaded once; None where there are none
-    abstract_frozen: Any  # their shapes, types and shardings
+    frozen: Callable[..., Any]  # (training=False) -> parameters that are not trained, loaded once; None without any
+    abstract_frozen: Any  # their shapes, types and shardings, in training
     init: Callable[..., TrainState]  # (seed, lr), or the config's; jitted, laid out over the mesh
     abstract: TrainState  # shapes, types and shardings of the state
     train_step: Callable  # (state, frozen, batch) -> (state, sums)
@@ -79,10 +80,14 @@ def build(config, mesh=None) -> Experiment:
     sharding.check_used(mesh, shapes.params)
     make_state = jax.jit(make_state, out_shardings=placed, compiler_options=RUNS_ONCE.get(jax.default_backend()))
     strata = config.train.batch_size if config.diffusion.stratified else 0
-    objective = diffusion_objective(apply, task, diffusion.of, times, strata)
+    method = method_of(config, apply, task, diffusion.initial)
+    asked = {"losses_of": method.losses_of, "sees": method.sees} if method else {}
+    objective = diffusion_objective(apply, task, diffusion.of, times, strata, **asked)
     train_step = make_train_step(objective, update, config.optim.accumulate)
     held_out_losses = validation_losses(apply, task, diffusion.of, times, config.evaluation.validation_draws)
     source = build_source(config, encoder)
+    abstract = sharding.laid_out(shapes, placed)
+    frozen, abstract_frozen = with_teacher(config, frozen, abstract_frozen, abstract.params)
 
     def init(seed=config.seed, lr=config.optim.lr):
         return make_state(np.uint32(seed), lr=np.float32(lr))
@@ -106,7 +111,7 @@ def build(config, mesh=None) -> Experiment:
         frozen=frozen,
         abstract_frozen=abstract_frozen,
         init=init,
-        abstract=sharding.laid_out(shapes, placed),
+        abstract=abstract,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(placed, whole)),
         validation_loss=build_validation(config, source, mesh, held_out_losses),
         schedule=lambda params: diffusion.of(params).schedule,

@@ -76,6 +76,11 @@ def get_config():
     config.diffusion.times = "uniform"  # logit_normal(mean=0.0, std=1.0), log_normal(..) (EDM), importance (iDDPM)
     config.diffusion.stratified = False  # one time in each of batch_size equal parts of their distribution
 
+    config.distill = ConfigDict()  # a student of another run, docs/distillation.md
+    # progressive(steps=4), consistency(target=0.95), or without a teacher consistency_training(every=1000); '' for none
+    config.distill.method = ""
+    config.distill.teacher = ""  # DIR[:step]: its first average teaches, and the student starts from it
+
     config.mesh = ConfigDict()  # sizes of the axes over which devices are laid; -1 is what is left (docs/pods.md)
     config.mesh.data = -1  # copies of the parameters; the batch is split
     config.mesh.fsdp = 1  # the batch is split, and so are large parameters, averages and optimiser state
