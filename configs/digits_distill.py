@@ -43,7 +43,7 @@ def student(config, word):
     config.log.validation_every = 0  # that of a denoiser, which a student no longer is
     if word.untaught or word.consistency:
         config.diffusion.times = "log_normal(mean=-1.1, std=2.0)"
-        config.sampling.update(sampler="consistency(sigma_min=0.002)", steps=2, grid="karras(rho=7.0)")
+        config.sampling.update(sampler="consistency(sigma_min=0.002)", steps=2)
         config.ema.update(decays=(0.99, 0.95))
         config.optim.update(lr=1e-3)
     if word.untaught:
@@ -55,7 +55,6 @@ def student(config, word):
         config.distill.update(method=f"progressive(steps={word.steps}{guidance})", teacher=word.of)
         config.diffusion.weighting = "truncated_snr"
         config.sampling.steps = word.steps
-        config.optim.update(lr=1e-3, warmup=20, decay_steps=400)
+        config.optim.update(lr=1e-3, warmup=20, decay_steps=200)
         config.ema.update(decays=(0.98,))
-        config.train.steps = 400
-        config.checkpoint.every = config.log.samples_every = 200
+        config.train.steps = config.checkpoint.every = config.log.samples_every = 200

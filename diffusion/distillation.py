@@ -7,6 +7,7 @@ probability-flow ODE walks are mapped to its end.
 
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -32,8 +33,11 @@ def progressive_target(teacher: Denoise, schedule: Schedule, x: Array, t: Array,
     """
     level = clean_at_zero(schedule).level
     noisy, clean = level(t), level(s)
-    halfway = landed(teacher(x, t), level(middle))
-    arrived = landed(teacher(halfway, middle), clean)
+
+    def step(x: Array, ends: tuple[Array, Array]) -> tuple[Array, None]:
+        return landed(teacher(x, ends[0]), level(ends[1])), None
+
+    arrived, _ = jax.lax.scan(step, x, (jnp.stack([t, middle]), jnp.stack([middle, s])))  # the teacher compiles once
     share = clean.sigma / noisy.sigma
     x0 = (arrived - share * x) / (clean.alpha - share * noisy.alpha)
     return Prediction(x0, (x - noisy.alpha * x0) / noisy.sigma)

@@ -15,7 +15,7 @@ import numpy as np
 from diffusion import distillation
 from diffusion.gaussian import corrupt
 from diffusion.grids import trailing
-from diffusion.guidance import Guidance, guide
+from diffusion.guidance import Guidance, guide_pairs, paired
 from diffusion.prediction import Denoise, denoiser, determinant
 from training import ema
 from training.objective import Apply, Diffusion, Drawn, LossesOf, losses_at
@@ -48,11 +48,10 @@ def bound(setting: Setting, params, cond, dropout_key=None) -> Denoise:
 
 def teacher_of(setting: Setting, frozen, cond, guidance: float | None) -> Denoise:
     """The frozen teacher's prediction, with classifier-free guidance where it is given."""
-    main = bound(setting, frozen["teacher"], cond)
     if guidance is None:
-        return main
-    base = bound(setting, frozen["teacher"], setting.task.null(cond))
-    return guide(main, base, setting.diffusion.schedule, Guidance(guidance))
+        return bound(setting, frozen["teacher"], cond)
+    pairs = bound(setting, frozen["teacher"], paired(cond, setting.task.null(cond)))
+    return guide_pairs(pairs, setting.diffusion.schedule, Guidance(guidance))
 
 
 # Salimans and Ho 2022, algorithm 2
@@ -174,7 +173,7 @@ def check_levels(diffusion: Diffusion, intervals: int, sigma_min: float) -> None
         raise ValueError("a consistency model needs a continuous schedule with alpha(1) > 0, as edm or cosine")
     if not least <= sigma_min < most:
         raise ValueError(
-            f"sigma_min: got {sigma_min}; this schedule's sigma / alpha goes from {least:.3g} to {most:.3g}"
+            f"sigma_min: got {sigma_min}; the schedule's sigma / alpha goes from {least:.3g} to {most:.3g}"
         )
     check_regular(diffusion)
 
