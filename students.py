@@ -76,7 +76,7 @@ def check_stage(config, own, where: str) -> None:
     if (call.name, theirs.name) != ("progressive", "progressive") or before != 2 * steps:
         raise ValueError(
             f"distill.teacher={where} is a student itself, of {own.distill.method}: it can teach "
-            f"{f'progressive(steps={before // 2})' if theirs.name == 'progressive' and before > 1 else 'nothing'} alone"
+            + (f"progressive(steps={before // 2}) alone" if before and before > 1 else "nothing")
         )
     if "guidance" in dict(call.arguments):
         raise ValueError(f"distill.teacher={where} has its guidance in it: leave it out of {config.distill.method}")
