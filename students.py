@@ -17,7 +17,7 @@ from training.tasks import Task
 from training.warm_start import split_step
 
 # What a teacher has as its student has it. The rest (times, weighting, optimiser, data) may differ.
-SAME = ("task.name", "task.low_size", "task.inpaint", "data.shape", "data.classes", "text.encoder", "model",
+SAME = ("family", "task.name", "task.low_size", "task.inpaint", "data.shape", "data.classes", "text.encoder", "model",
         "diffusion.schedule", "diffusion.prediction")  # fmt: skip
 OWN = ("model.remat", "model.dtype", "model.dropout")  # but for these
 

@@ -95,7 +95,7 @@ def diffusion_objective(
         sums = {} if mean_losses is None else by_logsnr(diffusion, mean_losses, x0, t, weight, batch["valid"])
         return weight * own, sums, {"t": t, "losses": own, "valid": batch["valid"]}
 
-    return Objective(losses, times.init, lambda memory, notes: times.learn(memory, **notes), **more)
+    return Objective(losses, times.init, lambda memory, notes: times.learn(memory, **notes), METRIC_LABELS, **more)
 
 
 def validation_losses(
