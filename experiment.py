@@ -17,6 +17,7 @@ from input_pipeline import DATASETS, Source, captions, embeddings, evaluation_ba
 from input_pipeline.batches import local_rows
 from input_pipeline.source import empty_batch, some, watched
 from models import text
+from students import with_teacher
 from training import ema, flops, optim, sharding
 from training.inpainting import inpainting
 from training.state import TrainState, new_state
@@ -33,8 +34,8 @@ class Experiment(NamedTuple):
     mesh: jax.sharding.Mesh
     source: Callable[[str], Source]  # split -> its images
     batches: Callable[[int], Iterator[dict]]  # step -> the training batches from there on, on the devices
-    frozen: Callable[[], Any]  # parameters that are not trained, loaded once; None where there are none
-    abstract_frozen: Any  # their shapes, types and shardings
+    frozen: Callable[..., Any]  # (training=False) -> parameters that are not trained, loaded once; None without any
+    abstract_frozen: Any  # their shapes, types and shardings, in training
     init: Callable[..., TrainState]  # (seed, lr), or the config's; jitted, laid out over the mesh
     abstract: TrainState  # shapes, types and shardings of the state
     train_step: Callable  # (state, frozen, batch) -> (state, sums)
@@ -81,6 +82,8 @@ def build(config, mesh=None) -> Experiment:
     make_state = jax.jit(make_state, out_shardings=placed, compiler_options=RUNS_ONCE.get(jax.default_backend()))
     train_step = make_train_step(family.objective, update, config.optim.accumulate)
     source = build_source(config, encoder, family.check)
+    abstract = sharding.laid_out(shapes, placed)
+    frozen, abstract_frozen = with_teacher(config, frozen, abstract_frozen, abstract.params)
 
     def init(seed=config.seed, lr=config.optim.lr):
         return make_state(np.uint32(seed), lr=np.float32(lr))
@@ -94,7 +97,7 @@ def build(config, mesh=None) -> Experiment:
         frozen=frozen,
         abstract_frozen=abstract_frozen,
         init=init,
-        abstract=sharding.laid_out(shapes, placed),
+        abstract=abstract,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(placed, whole)),
         metric_labels=family.objective.labels,
         validation_loss=family.validation and build_validation(config, source, mesh, family.validation),

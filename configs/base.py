@@ -79,6 +79,11 @@ def get_config():
     config.diffusion.times = "uniform"  # logit_normal(mean=0.0, std=1.0), log_normal(..) (EDM), importance (iDDPM)
     config.diffusion.stratified = False  # one time in each of batch_size equal parts of their distribution
 
+    config.distill = ConfigDict()  # a student of another run, docs/distillation.md
+    # progressive(steps=4), consistency(target=0.95), or without a teacher consistency_training(every=1000); '' for none
+    config.distill.method = ""
+    config.distill.teacher = ""  # DIR[:step]: its first average teaches, and the student starts from it
+
     config.vae = ConfigDict()  # of family=vae
     config.vae.latent = 4  # channels of the latents, whose sides are those of the network's lowest level
     config.vae.beta = 1.0  # weight of the KL term; 1 is the bound on the likelihood

@@ -19,6 +19,7 @@ OWN: dict[str, tuple[str, ...]] = {
     "diffusion": ("diffusion",),
     "vae": ("vae",),
     "gan": ("gan",),
+    "distill": ("diffusion",),
     "task.low_size": ("diffusion",),
     "task.inpaint": ("diffusion",),
     "sampling.sampler": ("diffusion", "autoregressive"),
