@@ -22,6 +22,7 @@ from input_pipeline.source import empty_batch, some
 from models import MODELS, text
 from plans import build_sample, network_calls, plan_of, settings_of
 from training import ema, flops, optim, sharding
+from training.augment import augmented
 from training.inpainting import inpainting
 from training.objective import Diffusion, diffusion_objective, validation_losses
 from training.state import TrainState, new_state
@@ -62,7 +63,7 @@ def build(config, mesh=None) -> Experiment:
     task = build_task(config, encoder)
     diffusion = build_diffusion(config)
     frozen, abstract_frozen = build_frozen(config, mesh, encoder)
-    apply, init_network = build_network(config, task, encoder, abstract_frozen)
+    apply, init_network, project = build_network(config, task, encoder, abstract_frozen)
     apply = sharding.gathering(mesh, apply, again=config.model.remat == "none")
     network_calls(settings_of(config), diffusion.initial.schedule)
     plan_of(config, settings_of(config), diffusion.initial.schedule)
@@ -70,8 +71,9 @@ def build(config, mesh=None) -> Experiment:
     def init_params(key):
         return init_network(key) | diffusion.init(jax.random.fold_in(key, LEARNED_PARTS))
 
-    averages = ema.rules(config.ema.decays, config.ema.warmup, config.ema.sigma_rels)
-    update = Update(build_optimiser(config), averages)
+    averages = ema.rules(config.ema.decays, config.ema.warmup, config.ema.sigma_rels, config.ema.ramp)
+    clip_each = config.optim.clip / config.optim.accumulate if config.optim.clip_each else 0.0
+    update = Update(build_optimiser(config), averages, project, clip_each)
     times = build_times(config, diffusion.initial.schedule)
     make_state = functools.partial(new_state, init_params, update.optimiser, tuple(averages), memory=times.init)
     shapes = jax.eval_shape(make_state, np.uint32(config.seed))
@@ -173,6 +175,8 @@ def build_task(config, encoder: text.TextEncoder | None) -> Task:
     call = Call(section.name, (("drop", section.drop), ("flip", section.flip)))
     more = {"encode": encode} if encoder else {}
     task = construct(TASKS, call, "task.name", shape, config.data.classes, **more)
+    if section.augment:
+        task = augmented(task, section.augment)
     if section.inpaint:
         return inpainting(task)
     return super_resolution(task, section.low_size, section.crop) if section.low_size else task
@@ -193,7 +197,7 @@ def build_diffusion(config) -> Mathematics:
     unlearned = schedule_of(init_schedule(jax.random.key(0)))
     parameterisation = construct(prediction.PARAMETERISATIONS, call, "diffusion.prediction", unlearned)
     weighting = named(losses.WEIGHTINGS, section.weighting, "diffusion.weighting")
-    loss_of = choose(losses.LOSSES, section.loss, "diffusion.loss")
+    loss_call = parse_call(section.loss, "diffusion.loss")
     sees_level = init_schedule is not no_parameters and call.name in prediction.LINES
 
     def init(key):
@@ -204,7 +208,7 @@ def build_diffusion(config) -> Mathematics:
         schedule, what = schedule_of(params), parameterisation
         if sees_level:
             what = what._replace(noise_input=prediction.range_input(schedule))
-        loss = loss_of(schedule, what, weighting)
+        loss = construct(losses.LOSSES, loss_call, "diffusion.loss", schedule, what, weighting)
         if section.uncertainty:
             loss = losses.uncertain(loss, lambda t: log_variance(params["uncertainty"], schedule.level(t).logsnr))
         return Diffusion(schedule, what, weighting, loss, losses.weighted(schedule, what, weighting))
@@ -241,8 +245,10 @@ def build_times(config, schedule: Schedule) -> Times:
     return construct(TIMES, call, "diffusion.times", levels=schedule.steps)
 
 
-def build_network(config, task: Task, encoder: text.TextEncoder | None, frozen) -> tuple[Callable, Callable]:
-    """(apply(params, x, noise_input, cond, dropout_key=None) -> out, init(key) -> params) of config.model."""
+def build_network(config, task: Task, encoder: text.TextEncoder | None, frozen) -> tuple[Callable, Callable, Callable]:
+    """(apply, init, project) of config.model: apply(params, x, noise_input, cond, dropout_key=None) -> out;
+    init(key) -> params; project(params) -> params, which puts them back where the network wants them.
+    """
     module = build_model(config, task, encoder)
 
     def apply(params, x, noise_input, cond, dropout_key=None):
@@ -255,7 +261,7 @@ def build_network(config, task: Task, encoder: text.TextEncoder | None, frozen) 
         x0, cond = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
         return module.init({"params": key}, x0, jnp.zeros((1,)), cond)["params"]
 
-    return apply, init
+    return apply, init, getattr(module, "project", lambda params: params)
 
 
 def build_model(config, task: Task, encoder: text.TextEncoder | None):
@@ -264,12 +270,13 @@ def build_model(config, task: Task, encoder: text.TextEncoder | None):
     name, (height, _, channels) = fields.pop("name"), config.data.shape
     taken = inspect.signature(choose(MODELS, name, "model.name")).parameters
     check_model(name, fields, taken)
+    learned_variance = parse_call(config.diffusion.loss, "diffusion.loss").name in losses.LEARNS_VARIANCE
     return construct(
         MODELS,
         Call(name, tuple((key, value) for key, value in fields.items() if key in taken)),
         "model.name",
         size=height,
-        out_channels=channels * (2 if config.diffusion.loss in losses.LEARNS_VARIANCE else 1),
+        out_channels=channels * (2 if learned_variance else 1),
         num_labels=task.labels,
         **({"text_encoder": encoder.module} if encoder and encoder.module else {}),
     )
@@ -277,9 +284,10 @@ def build_model(config, task: Task, encoder: text.TextEncoder | None):
 
 def build_optimiser(config):
     section = config.optim
-    rate = optim.learning_rate_schedule(1.0, section.warmup, section.decay_steps)
+    rate = optim.learning_rate_schedule(1.0, section.warmup, section.decay_steps, section.root_from)
     builder = choose(optim.OPTIMISERS, section.name, "optim.name")
-    return optim.with_clipping(builder(rate, section.b1, section.b2, section.eps, section.weight_decay), section.clip)
+    clip = 0.0 if section.clip_each else section.clip
+    return optim.with_clipping(builder(rate, section.b1, section.b2, section.eps, section.weight_decay), clip)
 
 
 def build_source(config, encoder: text.TextEncoder | None) -> Callable[[str], Source]:

@@ -117,7 +117,13 @@ def write(workdir: epath.Path, imported: Imported, source: str) -> None:
     config = config_of(imported)
     build(config)
     records.write_config(workdir, config)
-    posthoc.save(workdir, "checkpoints", 0, {ema.name(config.ema.decays[0]): imported.params}, {"imported": source})
+    posthoc.save(
+        workdir,
+        "checkpoints",
+        0,
+        {ema.first_name(config.ema): imported.params},
+        {"imported": source},
+    )
     records.record_start(workdir, mode="import", source=source)
 
 
