@@ -18,6 +18,8 @@ def get_config():
     config.init_weights = "raw"
     config.init_pattern = ".*"
 
+    config.family = "diffusion"  # of generative models: families/
+
     config.task = ConfigDict()
     config.task.name = "unconditional"  # or 'class', 'text'
     config.task.drop = 0.0  # share of examples whose condition is dropped in training; guidance needs > 0
@@ -78,6 +80,11 @@ def get_config():
     config.diffusion.uncertainty = False  # a learned weight for each level on top of the loss (EDM2)
     config.diffusion.times = "uniform"  # logit_normal(mean=0.0, std=1.0), log_normal(..) (EDM), importance (iDDPM)
     config.diffusion.stratified = False  # one time in each of batch_size equal parts of their distribution
+
+    config.vae = ConfigDict()  # of family=vae
+    config.vae.latent = 4  # channels of the latents, whose sides are those of the network's lowest level
+    config.vae.beta = 1.0  # weight of the KL term; 1 is the bound on the likelihood
+    config.vae.likelihood = "logistic"  # discretised; or gaussian, dequantised
 
     config.mesh = ConfigDict()  # sizes of the axes over which devices are laid; -1 is what is left (docs/pods.md)
     config.mesh.data = -1  # copies of the parameters; the batch is split
@@ -221,7 +228,12 @@ def tiny(config):
     """
     side = min(8, config.data.shape[0])
     config.data.shape = (side, side, config.data.shape[2])
-    tiny_model(config.model, side)
+    config.model.dtype = "float32"
+    if config.family == "diffusion":
+        tiny_network(config.model, side)
+        config.sampling.steps = 2
+    else:
+        config.model.update(TINY[config.family])
     if config.task.low_size:
         config.task.update(low_size=4, crop=min(config.task.crop, 4))
     config.text.update(encoder="bytes(length=16, width=16, layers=1, heads=2)", embeddings="")
@@ -229,7 +241,7 @@ def tiny(config):
     config.train.update(batch_size=8, steps=2)
     config.checkpoint.every = config.log.samples_every = config.log.validation_every = 2
     config.log.every = 1
-    config.sampling.update(steps=2, batch_size=8, grid_images=8)
+    config.sampling.update(batch_size=8, grid_images=8)
     config.evaluation.update(validation_images=16, validation_draws=1, samples=16)
     if not config.data.path:
         config.data.update(name="digits", dataset="", train_split="train", eval_split="test", preprocess="crop")
@@ -237,9 +249,9 @@ def tiny(config):
     return config
 
 
-def tiny_model(model, side):
+def tiny_network(model, side):
     """The same network for images of this side, on two levels, or of two transformer blocks."""
-    model.update(channels=32, dtype="float32")
+    model.channels = 32
     if model.name == "dit":
         model.update(blocks=2, num_heads=4, patch=2)
     elif model.name == "u_vit":
@@ -253,3 +265,9 @@ def tiny_model(model, side):
         attention = (side // 2,) if model.attention else ()
         model.update(multipliers=(1, 2), blocks=1, attention=attention)
         model.head_channels = min(model.head_channels, 16)
+
+
+# The networks of the other families.
+TINY = {
+    "vae": dict(channels=8, multipliers=(1, 2), blocks=1, groups=4),
+}

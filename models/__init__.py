@@ -1,4 +1,4 @@
-"""Flax networks. Knowing nothing of diffusion, they map (image, number, condition) to an image."""
+"""Flax networks, one table for each family. They know nothing of losses and of sampling."""
 
 from models.dit import DiT
 from models.edm2_unet import EDM2UNet
@@ -6,8 +6,9 @@ from models.efficient_unet import EfficientUNet
 from models.song_unet import SongUNet
 from models.u_vit import UViT
 from models.unet import UNet
+from models.vae import VAE
 
-MODELS = {
+MODELS = {  # of diffusion
     "unet": UNet,
     "efficient_unet": EfficientUNet,
     "song_unet": SongUNet,
@@ -15,3 +16,4 @@ MODELS = {
     "dit": DiT,
     "u_vit": UViT,
 }
+AUTOENCODERS = {"vae": VAE}

@@ -167,7 +167,7 @@ class ResBlock(nn.Module):
     scale_shift: the embedding scales and shifts the second norm (ADM's AdaGN), else it is
     added before it. resample: `halve` or `double` both branches (BigGAN's block). dropout: a rate,
     0 outside training. project: the shortcut is a 1x1 convolution even where the channels stay (Imagen).
-    Called with x [b h w c] and emb [b d], returns [b h' w' features].
+    Called with x [b h w c] and emb [b d], None where nothing is told; returns [b h' w' features].
     """
 
     style: Style
@@ -193,6 +193,8 @@ class ResBlock(nn.Module):
     @nn.nowrap
     def _condition(self, h, emb):
         style, width = self.style, self.features
+        if emb is None:
+            return style.norm("norm_2", h)
         emb = style.dense("embedding", emb, 2 * width if self.scale_shift else width)
         emb = emb[:, None, None, :]
         if not self.scale_shift:

@@ -26,7 +26,6 @@ from training.chips import chip_of
 from training.loop import Hook, Options
 from training.loop import train as run_loop
 from training.metrics import Silent, Writer, write_json
-from training.objective import METRIC_LABELS
 from training.state import TrainState
 from training.trackers import All, Wandb
 from training.warm_start import warm_start
@@ -98,7 +97,7 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
         checkpoint_every=config.checkpoint.every,
         max_skipped=config.optim.max_skipped,
         profile_from=config.log.profile_from,
-        metric_labels=METRIC_LABELS,
+        metric_labels=experiment.metric_labels,
         **model_speed(config),
     )
     hooks = (
@@ -179,7 +178,7 @@ def sample_hook(config, experiment: Experiment, workdir, writer) -> Hook:
 
 
 def validation_hook(config, experiment: Experiment, workdir, writer) -> Hook:
-    """The deterministic validation loss, of the parameters and of each average."""
+    """The deterministic validation loss, of the parameters and of each average; never of a family that has none."""
 
     def run(step, state, check):
         loss = functools.partial(experiment.validation_loss, frozen=experiment.frozen(), check=check)
@@ -193,4 +192,4 @@ def validation_hook(config, experiment: Experiment, workdir, writer) -> Hook:
         lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
         return any(line["step"] == step and "validation_loss/raw" in line for line in lines)
 
-    return Hook(config.log.validation_every, run, done)
+    return Hook(config.log.validation_every if experiment.validation_loss else 0, run, done)

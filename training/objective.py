@@ -64,7 +64,7 @@ def diffusion_objective(
         sums = by_logsnr(diffusion, mean_losses, x0, t, weight, batch["valid"])
         return weight * own, sums, {"t": t, "losses": own, "valid": batch["valid"]}
 
-    return Objective(losses, times.init, lambda memory, notes: times.learn(memory, **notes))
+    return Objective(losses, times.init, lambda memory, notes: times.learn(memory, **notes), METRIC_LABELS)
 
 
 def validation_losses(

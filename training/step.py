@@ -21,11 +21,15 @@ class Objective(NamedTuple):
     losses(params, frozen, memory, keys [b], batch, dropout_key) -> (loss of each example [b], sums, notes);
     batch['position'] [b] is each example's place in the global batch. memory is a dict of arrays and lives in
     state.extra: learn(memory, notes) -> memory, given the notes [b] of the whole batch, after the gradient.
+    labels: names of the entries of those sums that are vectors. Parts of the parameters that play against each other
+    have the sum of their losses for a loss, each stopping the gradient to the other's part: one gradient then holds
+    each part's own.
     """
 
     losses: Callable[..., tuple[jax.Array, Sums, Any]]
     memory: Callable[[], dict] = dict
     learn: Callable[[dict, Any], dict] = lambda memory, notes: memory
+    labels: dict[str, tuple[str, ...]] = {}
 
 
 class Update(NamedTuple):
@@ -33,6 +37,7 @@ class Update(NamedTuple):
 
     optimiser: optax.GradientTransformation  # at a peak learning rate of 1, which state.extra['lr'] multiplies
     averages: dict[str, ema.Rule]  # by name
+    averaged: tuple[str, ...] = ()  # names, at the top of the parameters, of what is averaged; () for all
     project: Callable[[Any], Any] = lambda params: params  # onto what parameters may be, after each update
     clip_each: float = 0.0  # > 0: the norm to which each micro-batch's share of the gradient is clipped
 
@@ -114,7 +119,7 @@ def apply_update(state: TrainState, gradient, update: Update) -> tuple[TrainStat
     updates = jax.tree.map(lambda update: state.extra["lr"] * update, updates)
     params = update.project(optax.apply_updates(state.params, updates))
     taken = state.step - state.extra["skipped"]
-    averages = ema.update_all(state.ema, params, update.averages, taken)
+    averages = ema.update_all(state.ema, ema.part(params, update.averaged), update.averages, taken)
 
     old = (state.params, state.opt_state, state.ema)
     new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), (params, opt_state, averages), old)
