@@ -39,8 +39,8 @@ STEPS, BATCH, CALLS = 1000, 64, 50  # updates, images in each, and at most so ma
 
 
 def scaled(config):
-    """The one rule. Kept: the kind of network, its conventions, dropout up to .1; schedule, prediction, weighting, loss,
-    times; augmentation; sampler, grid, threshold; b1, b2, epsilon, clipping; EDM2's rate and its decay.
+    """The one rule. Kept: the kind of network, its conventions, dropout up to .1; schedule, prediction, weighting,
+    loss, times; augmentation; sampler, grid, threshold; b1, b2, epsilon, clipping; EDM2's rate and its decay.
 
     From configs/digits.py: data, labels of which a tenth is dropped, the average, and a rate of 2e-3 with its warm-up,
     then a cosine to 0. Set here: STEPS of BATCH; at most CALLS sampling steps, without guidance; networks of two levels
