@@ -18,6 +18,7 @@ import numpy as np
 from absl import app, flags
 from PIL import Image, ImageDraw
 
+import drawing
 from configs import base, cifar10, digits, dit, edm, edm2, iddpm, imagenet64, sid2, simple_diffusion
 from experiment import build
 from plans import settings_of
@@ -35,6 +36,11 @@ RECIPES = {
     "sid2": (sid2, ""),
     "dit": (dit, ""),
 }
+KINDS = {
+    "unet": dict(channels=16, groups=4),
+    "u_vit": dict(channels=16, groups=4, middle=4),
+    "dit": dict(channels=64, blocks=4),
+}
 STEPS, BATCH, CALLS = 1000, 64, 50  # updates, images in each, and at most so many sampling steps
 
 
@@ -44,8 +50,8 @@ def scaled(config):
 
     From configs/digits.py: data, labels of which a tenth is dropped, the average, and a rate of 2e-3 with its warm-up,
     then a cosine to 0. Set here: STEPS of BATCH; at most CALLS sampling steps, without guidance; networks of two levels
-    of 32 and 64 channels, a block each, attention at 4x4 of 16 channels a head or of as many heads as there are;
-    transformers of four blocks, DiT's of width 96 with patches of 2. In proportion to STEPS: where EDM2's decay begins.
+    of 16 and 32 channels, a block each, attention at 4x4 of 16 channels a head or of as many heads as there are;
+    transformers of four blocks, DiT's of width 64 with patches of 2. In proportion to STEPS: where EDM2's decay begins.
     """
     steps, small = config.train.steps, digits.get_config()
     config.data.update(small.data.to_dict())
@@ -53,9 +59,7 @@ def scaled(config):
     model = config.model
     base.tiny_network(model, 8)
     model.update(dropout=min(model.dropout, 0.1), dtype="float32", remat="none")
-    model.update({"dit": dict(channels=96, blocks=4), "u_vit": dict(middle=4, groups=8)}.get(model.name, {}))
-    if model.name == "unet":
-        model.groups = 8
+    model.update(KINDS.get(model.name, dict(channels=16)))
     rate = config.optim.lr if config.optim.root_from else small.optim.lr
     config.optim.root_from = math.ceil(config.optim.root_from * STEPS / steps)
     config.optim.update(name="adam", lr=rate, warmup=small.optim.warmup, weight_decay=0.0)
@@ -65,7 +69,7 @@ def scaled(config):
     config.checkpoint.update(every=250)
     config.log.update(every=50, samples_every=0, validation_every=0)
     config.sampling.update(steps=min(config.sampling.steps, CALLS), guidance=None, batch_size=250)
-    config.evaluation.update(evaluators=("small_images",), samples=1000)
+    config.evaluation.update(evaluators=("small_images",), samples=1000, keep_samples=True)
     return config
 
 
@@ -76,15 +80,12 @@ def get_config(arg="ddpm"):
 
 
 def run(name: str, folder: pathlib.Path) -> None:
-    """Trains, judges and draws one recipe, what of it is not done yet."""
+    """Trains and judges one recipe, as far as that is not done yet."""
     command = [sys.executable, "main.py", f"--workdir={folder}"]
     if not (folder / "done.json").exists():
         subprocess.run([*command, f"--config=benchmarks/recipes.py:{name}"], check=True)
     if not (folder / "evaluation.json").exists():
         subprocess.run([*command, "--mode=evaluate"], check=True)
-    if not (folder / "drawn" / "samples.npz").exists():
-        words = ["--mode=sample", "--num=40", "--label=balanced", f"--out={folder}/drawn"]
-        subprocess.run([*command, *words], check=True)
 
 
 def row(name: str, folder: pathlib.Path) -> str:
@@ -105,12 +106,14 @@ def picture(folders: dict[str, pathlib.Path], path: pathlib.Path, side: int = 24
     sheet = Image.new("L", (96 + 20 * (side + 2), len(folders) * (side + 8)), 255)
     draw = ImageDraw.Draw(sheet)
     for i, (name, folder) in enumerate(folders.items()):
-        stored = np.load(folder / "drawn" / "samples.npz")
-        order = np.argsort(stored["labels"], kind="stable")
-        firsts = [order[stored["labels"][order] == label][:2] for label in range(10)]
+        parts = sorted(folder.glob("evaluation/samples_*/part_*.npy"))
+        images = np.concatenate([np.load(part) for part in parts])
+        config = get_config(name)
+        labels = drawing.training_condition(build(config), config, np.arange(len(images)))["label"]
+        firsts = [np.flatnonzero(labels == label)[:2] for label in range(10)]
         draw.text((4, i * (side + 8) + 6), name, fill=0)
         for j, k in enumerate(np.concatenate(firsts)):
-            image = Image.fromarray(stored["images"][k, :, :, 0]).resize((side, side), Image.NEAREST)
+            image = Image.fromarray(images[k, :, :, 0]).resize((side, side), Image.NEAREST)
             sheet.paste(image, (96 + j * (side + 2), i * (side + 8)))
     sheet.save(path)
 
