@@ -1,11 +1,11 @@
 """Digits in few steps: a teacher, and students of it by progressive or consistency distillation. Minutes on a CPU.
 
     python main.py --config=configs/digits_distill.py:teacher --workdir=runs/digits_v                       # 50 steps
-    python main.py --config=configs/digits_distill.py:of=runs/digits_v,steps=16,guided --workdir=runs/digits_16
-    python main.py --config=configs/digits_distill.py:of=runs/digits_16,steps=8 --workdir=runs/digits_8     # 4, 2, 1
+    python main.py --config=configs/digits_distill.py:of=runs/digits_v,steps=8,guided --workdir=runs/digits_8
+    python main.py --config=configs/digits_distill.py:of=runs/digits_8,steps=4 --workdir=runs/digits_4       # then 2, 1
     python main.py --config=configs/digits_distill.py:consistency,of=runs/digits_v --workdir=runs/digits_consistency
     python main.py --config=configs/digits_distill.py:untaught --workdir=runs/digits_untaught   # consistency training
-    python main.py --mode=sample --workdir=runs/digits_8
+    python main.py --mode=sample --workdir=runs/digits_4
 
 The first stage takes its teacher's guidance in, `guided`, and those after it inherit it. All of them and what they are
 worth beside each other: python -m benchmarks.distillation --runs=runs. Expected: docs/distillation.md, on a 2-core CPU.
@@ -18,7 +18,7 @@ GUIDANCE = 1.2
 
 def get_config(arg=""):
     word = base.words(
-        arg, tiny=False, teacher=False, consistency=False, untaught=False, guided=False, of="runs/digits_v", steps=16
+        arg, tiny=False, teacher=False, consistency=False, untaught=False, guided=False, of="runs/digits_v", steps=8
     )
     config = base.get_config()
     config.task.update(name="class", drop=0.1)
