@@ -40,21 +40,28 @@ def get_config(arg=""):
 def student(config, word):
     """What differs from the teacher's training."""
     config.sampling.guidance = None  # it's in the student
-    config.log.validation_every = 0  # that of a denoiser, which a student no longer is
     if word.untaught or word.consistency:
-        config.diffusion.times = "log_normal(mean=-1.1, std=2.0)"
-        config.sampling.update(sampler="consistency(sigma_min=0.002)", steps=2)
-        config.ema.update(decays=(0.99, 0.95))
-        config.optim.update(lr=1e-3)
-    if word.untaught:
-        config.distill.method = "consistency_training(first=10, last=80, every=350)"
-    elif word.consistency:
-        config.distill.update(method=f"consistency(target=0.95, guidance={GUIDANCE})", teacher=word.of)
+        consistency(config, word)
     else:
         guidance = f", guidance={GUIDANCE}" if word.guided else ""
         config.distill.update(method=f"progressive(steps={word.steps}{guidance})", teacher=word.of)
         config.diffusion.weighting = "truncated_snr"
         config.sampling.steps = word.steps
-        config.optim.update(lr=1e-3, warmup=20, decay_steps=200)
         config.ema.update(decays=(0.98,))
-        config.train.steps = config.checkpoint.every = config.log.samples_every = 200
+        config.train.steps = 100 if word.steps > 2 else 200  # the last stages take longer, as in the paper
+    steps = config.train.steps
+    config.optim.update(lr=1e-3, warmup=20, decay_steps=steps)
+    config.checkpoint.every = config.log.samples_every = steps
+    config.log.update(every=20, validation_every=0)  # that is of a denoiser, which a student no longer is
+
+
+def consistency(config, word):
+    config.diffusion.times = "log_normal(mean=-1.1, std=2.0)"
+    config.sampling.update(sampler="consistency(sigma_min=0.002)", steps=2)
+    config.ema.update(decays=(0.99, 0.95))
+    if word.untaught:
+        config.distill.method = "consistency_training(first=10, last=80, every=100)"
+        config.train.steps = 400
+    else:
+        config.distill.update(method=f"consistency(target=0.95, guidance={GUIDANCE})", teacher=word.of)
+        config.train.steps = 300
