@@ -15,7 +15,7 @@ from edits import Edits
 from families import FAMILIES, Parts, check_keys
 from input_pipeline import DATASETS, Source, captions, embeddings, evaluation_batches, train_batches
 from input_pipeline.batches import local_rows
-from input_pipeline.source import empty_batch, some
+from input_pipeline.source import empty_batch, some, watched
 from models import text
 from students import with_teacher
 from training import ema, flops, optim, sharding
@@ -81,7 +81,7 @@ def build(config, mesh=None) -> Experiment:
     sharding.check_used(mesh, shapes.params)
     make_state = jax.jit(make_state, out_shardings=placed, compiler_options=RUNS_ONCE.get(jax.default_backend()))
     train_step = make_train_step(family.objective, update, config.optim.accumulate)
-    source = build_source(config, encoder)
+    source = build_source(config, encoder, family.check)
     abstract = sharding.laid_out(shapes, placed)
     frozen, abstract_frozen = with_teacher(config, frozen, abstract_frozen, abstract.params)
 
@@ -184,7 +184,7 @@ def build_optimiser(config, rates: dict[str, float]):
     return optim.each({name: one(peak) for name, peak in rates.items()}) if rates else one(1.0)
 
 
-def build_source(config, encoder: text.TextEncoder | None) -> Callable[[str], Source]:
+def build_source(config, encoder: text.TextEncoder | None, check: Callable | None = None) -> Callable[[str], Source]:
     """split -> Source, opened on first use, its captions as tokens, or as embeddings made before.
 
     Raises ValueError where it is not what the config says.
@@ -202,6 +202,8 @@ def build_source(config, encoder: text.TextEncoder | None) -> Callable[[str], So
             raise ValueError(
                 f"data.classes={section.classes}, but {section.name} {split} has {len(opened.classes or ())}"
             )
+        if check:
+            opened = watched(opened, check)
         if encoder is None:
             return opened
         if config.text.embeddings:
