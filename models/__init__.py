@@ -1,8 +1,10 @@
 """Flax networks, one table for each family. They know nothing of losses and of sampling."""
 
+from models.autoregressive import Transformer
 from models.dit import DiT
 from models.edm2_unet import EDM2UNet
 from models.efficient_unet import EfficientUNet
+from models.gan import Gan
 from models.song_unet import SongUNet
 from models.u_vit import UViT
 from models.unet import UNet
@@ -17,3 +19,5 @@ MODELS = {  # of diffusion
     "u_vit": UViT,
 }
 AUTOENCODERS = {"vae": VAE}
+TRANSFORMERS = {"transformer": Transformer}  # of the autoregressive family
+GANS = {"gan": Gan}

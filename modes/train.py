@@ -20,6 +20,7 @@ from experiment import Experiment, build, model_flops
 from input_pipeline import facts
 from modes.evaluators import check_evaluators
 from plans import settings_of
+from students import read_teacher, teacher_weights
 from training import ema, hosts, posthoc
 from training.checkpoint import Checkpoints, absolute
 from training.chips import chip_of
@@ -57,7 +58,7 @@ def train(config, flags) -> None:
     )
     run_loop(
         run.state,
-        experiment.frozen(),
+        experiment.frozen(training=True),
         experiment.train_step,
         experiment.batches(run.start),
         run.checkpoints,
@@ -73,6 +74,8 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
     """Takes the workdir, restores or makes the state, and records the start. Raises ValueError in one line."""
     check_batches(config, experiment.mesh)
     check_evaluators(config)
+    if config.distill.teacher:
+        read_teacher(config)
     data = facts(experiment.source(config.data.train_split))
     if config.log.validation_every:
         experiment.source(config.data.eval_split)  # a split that is not there is found now
@@ -157,6 +160,8 @@ def first_state(config, experiment: Experiment, checkpoints: Checkpoints):
     state = experiment.init(config.seed, config.optim.lr)
     if config.init_from:
         state = warm_start(state, config.init_from, config.init_weights, config.init_pattern)
+    elif config.distill.teacher:
+        state = warm_start(state, config.distill.teacher, teacher_weights(read_teacher(config)[2]), ".*")
     return state, 0
 
 
