@@ -31,7 +31,7 @@ STEPS = {"128": 4_360_000, "256": 1_980_000, "512": 1_940_000, "up256": 500_000,
 
 def get_config(arg=""):
     word = base.words(arg, tiny=False, guided=False, **dict.fromkeys(SIZES, False))
-    which = next((name for name in SIZES if word[name]), "256")
+    which = base.one_of(word, SIZES, "256")
     size = int(which.removeprefix("up"))
     config = base.get_config()
     config.task.update(name="class", drop=0.1 if word.guided else 0.0, flip=True)

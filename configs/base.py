@@ -194,6 +194,14 @@ def words(arg, **defaults):
     return chosen
 
 
+def one_of(word, names, default):
+    """Which of these bare words is given, or the default. Raises ValueError where more than one is."""
+    given = [name for name in names if word[name]]
+    if len(given) > 1:
+        raise ValueError(f"config words {' and '.join(given)} exclude each other: give one of {', '.join(names)}")
+    return given[0] if given else default
+
+
 def images(config, size, channels=3, classes=0):
     """Images of size '64' or '96x64' (height x width), conditioned on labels where there are classes.
 

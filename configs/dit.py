@@ -20,7 +20,7 @@ SIZES = {"s": (384, 12, 6), "b": (768, 12, 12), "l": (1024, 24, 16), "xl": (1152
 
 def get_config(arg=""):
     word = base.words(arg, tiny=False, patch=2, size=32, **dict.fromkeys(SIZES, False))
-    width, depth, heads = SIZES[next((name for name in SIZES if word[name]), "xl")]
+    width, depth, heads = SIZES[base.one_of(word, SIZES, "xl")]
     config = base.get_config()
     config.task.update(name="class", drop=0.1, flip=True)
     config.data.update(name="arrayrecord", shape=(word.size, word.size, 3), classes=1000, preprocess="adm")

@@ -16,8 +16,7 @@ from configs import base
 
 def get_config(arg=""):
     word = base.words(arg, tiny=False, uncond=False, imagenet64=False)
-    if word.uncond and word.imagenet64:
-        raise ValueError("config words 'uncond' and 'imagenet64' exclude each other: ImageNet-64 has labels")
+    base.one_of(word, ("uncond", "imagenet64"), "")
     config = base.get_config()
     (imagenet64 if word.imagenet64 else cifar10)(config)
     if not word.uncond:

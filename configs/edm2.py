@@ -30,7 +30,7 @@ SIZES = {
 
 def get_config(arg=""):
     word = base.words(arg, tiny=False, **dict.fromkeys(SIZES, False))
-    channels, lr, dropout, images = SIZES[next((name for name in SIZES if word[name]), "s")]
+    channels, lr, dropout, images = SIZES[base.one_of(word, SIZES, "s")]
     config = base.get_config()
     config.task.update(name="class")
     config.data.update(name="arrayrecord", shape=(64, 64, 3), classes=1000, preprocess="adm")

@@ -17,7 +17,7 @@ PATCHES = {"128": 1, "256": 2, "512": 4}
 
 def get_config(arg=""):
     word = base.words(arg, tiny=False, unshifted=False, **dict.fromkeys(PATCHES, False))
-    size = next((name for name in PATCHES if word[name]), "128")
+    size = base.one_of(word, PATCHES, "128")
     config = base.get_config()
     config.task.update(name="class", drop=0.1, flip=True)
     config.data.update(name="arrayrecord", shape=(int(size), int(size), 3), classes=1000)

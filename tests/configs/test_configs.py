@@ -76,6 +76,23 @@ def test_a_config_says_what_to_expect_and_only_changes_what_base_has(name):
     assert [line for line in source.splitlines() if "import" in line.split()] == ["from configs import base"]
 
 
+BAD_WORDS = {
+    "adm:128,256": "config words 128 and 256 exclude each other: give one of 128, 256, 512, up256, up512",
+    "adm:64": "config word '64' is unknown; choose from",
+    "edm:uncond,imagenet64": "config words uncond and imagenet64 exclude each other",
+    "edm2:s,xl": "config words s and xl exclude each other",
+    "iddpm:cond": "config word 'cond' is of ImageNet-64",
+    "dit:xl,patch": "patch=VALUE",
+}
+
+
+@pytest.mark.parametrize("name", BAD_WORDS)
+def test_words_that_a_recipe_cannot_take_are_refused_in_one_line(name):
+    with pytest.raises(ValueError, match=BAD_WORDS[name]) as refused:
+        get_config(name)
+    assert "\n" not in str(refused.value)
+
+
 def test_words_take_flags_and_values_and_refuse_the_rest():
     word = base.words("tiny,size=32,path=/a/b", tiny=False, size=64, path="", classes=0)
     assert word == ConfigDict(dict(tiny=True, size=32, path="/a/b", classes=0))
