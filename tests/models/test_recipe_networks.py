@@ -151,14 +151,18 @@ def test_layers_and_sums_of_edm2_keep_magnitudes():
 
 def test_forced_normalisation_leaves_what_the_network_says():
     net, params = imported("edm2")
-    far = jax.tree.map_with_path(lambda path, x: 3 * x if path[-1].key == "kernel" else x, params)
+    far = jax.tree.map_with_path(lambda path, x: 300 * x if path[-1].key == "kernel" else x, params)
     projected = net.project(far)
-    for path, leaf in jax.tree.leaves_with_path(projected):
+    for (path, leaf), before in zip(jax.tree.leaves_with_path(projected), jax.tree.leaves(far), strict=True):
         if path[-1].key == "kernel":
-            rms = np.sqrt(np.mean(np.square(leaf), tuple(range(leaf.ndim - 1))))
-            np.testing.assert_allclose(rms, 1, atol=2e-4)
+            was, rms = (np.sqrt(np.mean(np.square(kernel), tuple(range(leaf.ndim - 1)))) for kernel in (before, leaf))
+            np.testing.assert_allclose(rms, was / (was + 1e-4), rtol=1e-5)
+        else:
+            np.testing.assert_array_equal(leaf, before)
     x, noise_input, told = unet_states.images(8), np.log(unet_states.SIGMAS) / 4, {"label": unet_states.LABELS}
-    np.testing.assert_allclose(apply(net)(projected, x, noise_input, told), golden()["edm2"], atol=2e-3)
+    # Weights are normalised where they are used too, to within 1e-4 in each of some 20 layers.
+    before, after = (apply(net)(params, x, noise_input, told) for params in (far, projected))
+    np.testing.assert_allclose(before, after, atol=20e-4 * np.abs(before).max())
 
 
 @pytest.mark.parametrize(
