@@ -16,6 +16,7 @@ FAMILIES: dict[str, Callable[[Parts], Family]] = {
 OWN: dict[str, tuple[str, ...]] = {
     "diffusion": ("diffusion",),
     "vae": ("vae",),
+    "latent": ("diffusion",),
     "task.low_size": ("diffusion",),
     "task.inpaint": ("diffusion",),
     "sampling.sampler": ("diffusion",),
