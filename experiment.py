@@ -16,8 +16,9 @@ from edits import Edits
 from families import FAMILIES, Parts, check_keys
 from input_pipeline import DATASETS, Source, captions, embeddings, evaluation_batches, train_batches
 from input_pipeline.batches import local_rows
-from input_pipeline.source import empty_batch, some
+from input_pipeline.source import empty_batch, some, watched
 from models import text
+from students import with_teacher
 from training import ema, flops, optim, sharding
 from training.inpainting import inpainting
 from training.latents import Autoencoder, latent
@@ -35,8 +36,8 @@ class Experiment(NamedTuple):
     mesh: jax.sharding.Mesh
     source: Callable[[str], Source]  # split -> its images
     batches: Callable[[int], Iterator[dict]]  # step -> the training batches from there on, on the devices
-    frozen: Callable[[], Any]  # parameters that are not trained, loaded once; None where there are none
-    abstract_frozen: Any  # their shapes, types and shardings
+    frozen: Callable[..., Any]  # (training=False) -> parameters that are not trained, loaded once; None without any
+    abstract_frozen: Any  # their shapes, types and shardings, in training
     init: Callable[..., TrainState]  # (seed, lr), or the config's; jitted, laid out over the mesh
     abstract: TrainState  # shapes, types and shardings of the state
     train_step: Callable  # (state, frozen, batch) -> (state, sums)
@@ -83,7 +84,9 @@ def build(config, mesh=None) -> Experiment:
     sharding.check_used(mesh, shapes.params)
     make_state = jax.jit(make_state, out_shardings=placed, compiler_options=RUNS_ONCE.get(jax.default_backend()))
     train_step = make_train_step(family.objective, update, config.optim.accumulate)
-    source = build_source(config, encoder)
+    source = build_source(config, encoder, family.check)
+    abstract = sharding.laid_out(shapes, placed)
+    frozen, abstract_frozen = with_teacher(config, frozen, abstract_frozen, abstract.params)
 
     def init(seed=config.seed, lr=config.optim.lr):
         return make_state(np.uint32(seed), lr=np.float32(lr))
@@ -97,7 +100,7 @@ def build(config, mesh=None) -> Experiment:
         frozen=frozen,
         abstract_frozen=abstract_frozen,
         init=init,
-        abstract=sharding.laid_out(shapes, placed),
+        abstract=abstract,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(placed, whole)),
         metric_labels=family.objective.labels,
         validation_loss=family.validation and build_validation(config, source, mesh, family.validation),
@@ -210,7 +213,7 @@ def build_optimiser(config, rates: dict[str, float]):
     return optim.each({name: one(peak) for name, peak in rates.items()}) if rates else one(1.0)
 
 
-def build_source(config, encoder: text.TextEncoder | None) -> Callable[[str], Source]:
+def build_source(config, encoder: text.TextEncoder | None, check: Callable | None = None) -> Callable[[str], Source]:
     """split -> Source, opened on first use, its captions as tokens, or as embeddings made before.
 
     Raises ValueError where it is not what the config says.
@@ -228,6 +231,8 @@ def build_source(config, encoder: text.TextEncoder | None) -> Callable[[str], So
             raise ValueError(
                 f"data.classes={section.classes}, but {section.name} {split} has {len(opened.classes or ())}"
             )
+        if check:
+            opened = watched(opened, check)
         if encoder is None:
             return opened
         if config.text.embeddings:

@@ -62,6 +62,7 @@ def get_config():
     config.model.num_heads = 1
     config.model.head_channels = 0  # > 0: as many heads as fit, instead of num_heads
     config.model.dropout = 0.0
+    config.model.values = 256  # transformer: how many a pixel may have, equally far apart from 0 to 255
     config.model.groups = 32  # of every group norm
     config.model.scale_shift = False  # the embedding scales and shifts the norm (ADM), or is added (DDPM)
     config.model.resample = "conv"  # by convolutions (DDPM), or 'block', inside residual blocks (ADM)
@@ -78,6 +79,11 @@ def get_config():
     config.diffusion.times = "uniform"  # logit_normal(mean=0.0, std=1.0), log_normal(..) (EDM), importance (iDDPM)
     config.diffusion.stratified = False  # one time in each of batch_size equal parts of their distribution
 
+    config.distill = ConfigDict()  # a student of another run, docs/distillation.md
+    # progressive(steps=4), consistency(target=0.95), or without a teacher consistency_training(every=1000); '' for none
+    config.distill.method = ""
+    config.distill.teacher = ""  # DIR[:step]: its first average teaches, and the student starts from it
+
     config.vae = ConfigDict()  # of family=vae
     config.vae.latent = 4  # channels of the latents, whose sides are those of the network's lowest level
     config.vae.beta = 1.0  # weight of the KL term; 1 is the bound on the likelihood
@@ -87,6 +93,9 @@ def get_config():
     config.latent.encoder = ""  # run(workdir=DIR) of family=vae, diffusers(path=DIR), patches(side=2); '' for pixels
     config.latent.mean = ()  # of each channel; () is measured on the training images when the training starts
     config.latent.std = ()
+
+    config.gan = ConfigDict()  # of family=gan
+    config.gan.gamma = 1.0  # weight of the gradient penalties R1 and R2; what suits rises with the number of pixels
 
     config.mesh = ConfigDict()  # sizes of the axes over which devices are laid; -1 is what is left (docs/pods.md)
     config.mesh.data = -1  # copies of the parameters; the batch is split
@@ -129,7 +138,7 @@ def get_config():
     config.log.profile_from = 0  # > 0: trace this and the next 5 steps into the workdir's profile/
 
     config.sampling = ConfigDict()
-    config.sampling.sampler = "ddim(eta=0.0)"
+    config.sampling.sampler = "ddim(eta=0.0)"  # family=autoregressive: 'tokens(temperature=1.0, top_p=1.0)'
     config.sampling.steps = 50
     config.sampling.grid = "trailing"  # uniform, leading, quadratic, karras(rho=7.0), logsnr, given(times=(1.0, 0.0))
     config.sampling.guidance = config_dict.placeholder(float)  # none: one pass; 1 is the conditional prediction
@@ -271,4 +280,6 @@ def tiny_unet(config, side):
 # The networks of the other families.
 TINY = {
     "vae": dict(channels=8, multipliers=(1, 2), blocks=1, groups=4),
+    "gan": dict(channels=8, multipliers=(1, 2), blocks=1),
+    "autoregressive": dict(channels=16, blocks=1, num_heads=2),
 }

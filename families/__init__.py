@@ -4,12 +4,14 @@ from collections.abc import Callable
 
 import workdir as records
 from configs import base
-from families import diffusion, vae
+from families import autoregressive, diffusion, gan, vae
 from families.family import Family, Parts
 
 FAMILIES: dict[str, Callable[[Parts], Family]] = {
     "diffusion": diffusion.build,
     "vae": vae.build,
+    "gan": gan.build,
+    "autoregressive": autoregressive.build,
 }
 
 # Config keys, or whole sections, that mean something to these families alone.
@@ -17,9 +19,11 @@ OWN: dict[str, tuple[str, ...]] = {
     "diffusion": ("diffusion",),
     "vae": ("vae",),
     "latent": ("diffusion",),
+    "gan": ("gan",),
+    "distill": ("diffusion",),
     "task.low_size": ("diffusion",),
     "task.inpaint": ("diffusion",),
-    "sampling.sampler": ("diffusion",),
+    "sampling.sampler": ("diffusion", "autoregressive"),
     "sampling.steps": ("diffusion",),
     "sampling.grid": ("diffusion",),
     "sampling.guidance": ("diffusion",),
@@ -35,6 +39,8 @@ OWN: dict[str, tuple[str, ...]] = {
 NAMED: dict[str, tuple[str, ...]] = {
     "diffusion": ("schedule", "prediction"),
     "vae": ("beta", "likelihood", "latent"),
+    "gan": ("gamma",),
+    "autoregressive": (),
 }
 
 

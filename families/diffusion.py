@@ -16,6 +16,7 @@ from edits import build_edits
 from families.family import Family, Parts, build_model, prepared
 from models import MODELS
 from plans import build_sample, network_calls, plan_of, settings_of
+from students import method_of
 from training import sharding
 from training.objective import Diffusion, diffusion_objective, validation_losses
 
@@ -29,6 +30,8 @@ def build(parts: Parts) -> Family:
     of, schedule = mathematics.of, mathematics.initial.schedule
     times = build_times(config, schedule)
     strata = config.train.batch_size if config.diffusion.stratified else 0
+    method = method_of(config, apply, task, mathematics.initial)
+    asked = {"losses_of": method.losses_of, "sees": method.sees} if method else {}
 
     def init(key):
         return init_network(key) | mathematics.init(jax.random.fold_in(key, LEARNED_PARTS))
@@ -45,7 +48,7 @@ def build(parts: Parts) -> Family:
     edits = build_edits(config, task, parts.task_at, of, schedule, denoiser, parts.whole)
     return Family(
         init=init,
-        objective=diffusion_objective(apply, task, of, times, strata),
+        objective=diffusion_objective(apply, task, of, times, strata, **asked),
         validation=validation_losses(apply, task, of, times, config.evaluation.validation_draws),
         sample=build_sample(config, task, of, denoiser, parts.whole),
         calls=calls,

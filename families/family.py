@@ -45,6 +45,7 @@ class Family(NamedTuple):
     sample: Callable  # (params, frozen, seeds [b], given, Settings) -> images [b h w c] in [-1, 1]
     calls: Callable  # Settings -> network calls a sample; raises ValueError for settings that it cannot sample with
     bits: Callable | None = None  # (params, frozen, batch, keys [b]) -> {name: bits/dim [b]} without an ODE or a table
+    check: Callable | None = None  # (uint8 images) -> raises ValueError for one that it cannot be trained on
     averaged: tuple[str, ...] = ()
     rates: dict[str, float] = {}
     schedule: Callable | None = None  # params -> Schedule

@@ -1,8 +1,10 @@
 """Flax networks, one table for each family. They know nothing of losses and of sampling."""
 
+from models.autoregressive import Transformer
 from models.dit import DiT
 from models.edm2_unet import EDM2UNet
 from models.efficient_unet import EfficientUNet
+from models.gan import Gan
 from models.song_unet import SongUNet
 from models.unet import UNet
 from models.vae import VAE
@@ -15,3 +17,5 @@ MODELS = {  # of diffusion
     "dit": DiT,
 }
 AUTOENCODERS = {"vae": VAE}
+TRANSFORMERS = {"transformer": Transformer}  # of the autoregressive family
+GANS = {"gan": Gan}

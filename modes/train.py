@@ -3,7 +3,6 @@
 import functools
 import json
 import time
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import jax
@@ -18,23 +17,20 @@ import workdir as records
 from checks import check_batches
 from evaluation.images import make_grid, save_png
 from experiment import Experiment, build, model_flops
-from input_pipeline import evaluation_batches, facts
-from input_pipeline.batches import local_rows
-from input_pipeline.source import some
+from input_pipeline import facts
 from modes.evaluators import check_evaluators
+from modes.latents import with_statistics
 from plans import settings_of
-from training import ema, hosts, posthoc, sharding
+from students import read_teacher, teacher_weights
+from training import ema, hosts, posthoc
 from training.checkpoint import Checkpoints, absolute
 from training.chips import chip_of
-from training.latents import statistics
 from training.loop import Hook, Options
 from training.loop import train as run_loop
 from training.metrics import Silent, Writer, write_json
 from training.state import TrainState
 from training.trackers import All, Wandb
 from training.warm_start import warm_start
-
-MEASURED = 10_000  # training images whose latents are measured
 
 
 class Run(NamedTuple):
@@ -65,7 +61,7 @@ def train(config, flags) -> None:
     )
     run_loop(
         run.state,
-        experiment.frozen(),
+        experiment.frozen(training=True),
         experiment.train_step,
         experiment.batches(run.start),
         run.checkpoints,
@@ -77,44 +73,12 @@ def train(config, flags) -> None:
     finish(run, experiment)
 
 
-def with_statistics(config, workdir) -> ConfigDict:
-    """The config with latent.mean and latent.std: its own, those of the run in the workdir, or measured now."""
-    if not config.latent.encoder or config.latent.mean:
-        return config
-    config = config.copy_and_resolve_references()
-    stored = records.read_config(workdir).latent if (workdir / "config.json").exists() else config.latent
-    if stored.encoder == config.latent.encoder and stored.mean:
-        config.latent.update(mean=stored.mean, std=stored.std)
-        return config
-    channels = build(config).task.sample_shape[2]
-    config.latent.update(mean=(0.0,) * channels, std=(1.0,) * channels)
-    mean, std = statistics(plain_latents(config, build(config)))
-    logging.info("latents measured: mean %s, std %s", np.round(mean, 4), np.round(std, 4))
-    config.latent.update(mean=mean, std=std)
-    return config
-
-
-def plain_latents(config, experiment: Experiment) -> Iterator[np.ndarray]:
-    """Those of MEASURED training images at most, under keys of their own, a batch at a time."""
-    mesh, frozen = experiment.mesh, experiment.frozen()
-    source = some(experiment.source(config.data.train_split), MEASURED)
-    size, share = sharding.round_up(config.train.batch_size, sharding.batch_parts(mesh)), sharding.batch_share(mesh)
-
-    @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))
-    def program(frozen, batch):
-        keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), batch["index"])
-        return experiment.task.prepare(frozen, keys, batch, False)[0], batch["valid"]
-
-    for i, batch in enumerate(evaluation_batches(source, size, **share)):
-        index = (i * size + local_rows(size, **share)).astype(np.uint32)
-        latents, valid = jax.device_get(program(frozen, sharding.put_batch(batch | {"index": index}, mesh)))
-        yield latents[valid]
-
-
 def begin(config, experiment: Experiment, workdir, allow_config_change: bool = False) -> Run:
     """Takes the workdir, restores or makes the state, and records the start. Raises ValueError in one line."""
     check_batches(config, experiment.mesh)
     check_evaluators(config)
+    if config.distill.teacher:
+        read_teacher(config)
     data = facts(experiment.source(config.data.train_split))
     if config.log.validation_every:
         experiment.source(config.data.eval_split)  # a split that is not there is found now
@@ -199,6 +163,8 @@ def first_state(config, experiment: Experiment, checkpoints: Checkpoints):
     state = experiment.init(config.seed, config.optim.lr)
     if config.init_from:
         state = warm_start(state, config.init_from, config.init_weights, config.init_pattern)
+    elif config.distill.teacher:
+        state = warm_start(state, config.distill.teacher, teacher_weights(read_teacher(config)[2]), ".*")
     return state, 0
 
 
