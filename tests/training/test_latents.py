@@ -5,6 +5,7 @@ import types
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 
 import drawing
 from configs import digits, digits_vae, folder_latent
@@ -12,6 +13,7 @@ from experiment import build
 from modes.model import load
 from modes.train import train
 from modes.weights import digest
+from tools import reconstruct
 from training.latents import statistics
 from workdir import read_config, write_config
 
@@ -118,6 +120,14 @@ def test_a_run_on_latents_keeps_its_statistics_resumes_and_samples(autoencoder, 
         ValueError, match="editing takes a model of family=diffusion on pixels, and this one's are latents"
     ):
         model.img2img(model.sample(2))
+
+
+def test_reconstructions_are_drawn_between_held_out_images_and_samples(autoencoder, tmp_path):
+    out = tmp_path / "picture.png"
+    said = reconstruct.draw({"workdir": str(autoencoder), "out": str(out), "num": 3, "judged": 8})
+    assert said.startswith("reconstructions of 8 held-out images: PSNR")
+    height, width = np.asarray(Image.open(out)).shape[:2]
+    assert height == width  # three rows of three
 
 
 def test_what_is_no_autoencoder_is_refused(autoencoder, tmp_path):
