@@ -12,6 +12,7 @@ import unet_states
 from autoencoders import ENCODERS
 from models import safetensors
 from models.published import autoencoder_kl
+from models.vae import VAE
 
 CONFIGS = unet_states.AUTOENCODERS
 
@@ -38,6 +39,13 @@ def test_an_imported_autoencoder_answers_as_the_original(name):
     found = answers(params, unet_states.images(8), unet_states.images(4, 3))
     for what, value in zip(("mean", "log_variance", "decoded"), found):
         np.testing.assert_allclose(value, golden()[f"{name}_{what}"], atol=1e-4)
+
+
+def test_the_published_autoencoder_has_its_size():
+    """stabilityai/sd-vae-ft-mse: 83,653,863 parameters."""
+    net = VAE(**autoencoder_kl.fields({"block_out_channels": [128, 256, 512, 512], "layers_per_block": 2}))
+    shapes = jax.eval_shape(net.init, jax.random.key(0), np.zeros((1, 32, 32, 3), np.float32))
+    assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 83_653_863
 
 
 @pytest.fixture
