@@ -45,6 +45,7 @@ def build(parts: Parts) -> Family:
         return network_calls(settings, schedule)
 
     calls(settings_of(config))
+    edits = build_edits(config, task, parts.task_at, of, schedule, denoiser, parts.whole)
     return Family(
         init=init,
         objective=diffusion_objective(apply, task, of, times, strata, **asked),
@@ -53,7 +54,7 @@ def build(parts: Parts) -> Family:
         calls=calls,
         schedule=lambda params: of(params).schedule,
         denoiser=denoiser,
-        edits=build_edits(config, task, parts.task_at, of, schedule, denoiser, parts.whole),
+        edits=None if config.latent.encoder else edits,
     )
 
 
@@ -124,14 +125,19 @@ def build_network(parts: Parts) -> tuple[Callable, Callable]:
     """(apply(params, x, noise_input, cond, dropout_key=None) -> out, init(key) -> params) of config.model."""
     height, _, channels = parts.task.sample_shape
     encoder = parts.text
-    module = build_model(
-        parts.config,
-        MODELS,
+    sizes = dict(
         size=height,
         out_channels=channels * (2 if parts.config.diffusion.loss in losses.LEARNS_VARIANCE else 1),
         num_labels=parts.task.labels,
         **({"text_encoder": encoder.module} if encoder and encoder.module else {}),
     )
+    try:
+        module = build_model(parts.config, MODELS, **sizes)
+    except ValueError as error:
+        if not parts.config.latent.encoder:
+            raise
+        made = f"latent.encoder={parts.config.latent.encoder} makes latents of {tuple(parts.task.sample_shape)}"
+        raise ValueError(f"{made}, which the network does not fit: {error}") from error
 
     def apply(params, x, noise_input, cond, dropout_key=None):
         train, rngs = dropout_key is not None, {"dropout": dropout_key}
