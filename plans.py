@@ -48,6 +48,8 @@ def plan_of(config, settings: Settings, schedule: Schedule) -> tuple[Plan, dict]
     """Settings -> (what is fixed in the program, the numbers that are traced). Names and values are checked here."""
     check_guidance(config, settings)
     check_aug_level(config, settings.aug_level)
+    if config.latent.encoder and settings.threshold != "none":
+        raise ValueError(f"sampling.threshold={settings.threshold} is of pixels, and these are latents: set it to none")
     sampler = parse_call(settings.sampler, "sampling.sampler")
     learned = parse_call(config.diffusion.loss, "diffusion.loss").name in losses.LEARNS_VARIANCE
     if ("variance", "learned") in sampler.arguments and not learned:

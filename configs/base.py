@@ -92,6 +92,11 @@ def get_config():
     config.vae.beta = 1.0  # weight of the KL term; 1 is the bound on the likelihood
     config.vae.likelihood = "logistic"  # discretised; or gaussian, dequantised
 
+    config.latent = ConfigDict()  # latent diffusion
+    config.latent.encoder = ""  # run(workdir=DIR) of family=vae, diffusers(path=DIR), patches(side=2); '' for pixels
+    config.latent.mean = ()  # of each channel; () is measured on the training images when the training starts
+    config.latent.std = ()
+
     config.gan = ConfigDict()  # of family=gan
     config.gan.gamma = 1.0  # weight of the gradient penalties R1 and R2; what suits rises with the number of pixels
 
@@ -246,8 +251,10 @@ def tiny(config):
     side = min(8, config.data.shape[0])
     config.data.shape = (side, side, config.data.shape[2])
     config.model.dtype = "float32"
+    if config.latent.encoder:
+        tiny_latents(config)
     if config.family == "diffusion":
-        tiny_network(config.model, side)
+        tiny_network(config.model, side // (2 if config.latent.encoder else 1))
         config.sampling.steps = 2
     else:
         config.model.update(TINY[config.family])
@@ -264,6 +271,12 @@ def tiny(config):
         config.data.update(name="digits", dataset="", train_split="train", eval_split="test", preprocess="crop")
         config.data.classes = 10 if config.data.classes else 0
     return config
+
+
+def tiny_latents(config):
+    channels = config.data.shape[2]
+    config.latent.encoder = f"patches(side=2, channels={channels})"
+    config.latent.update(mean=(0.0,) * 4 * channels, std=(0.5,) * 4 * channels)
 
 
 def tiny_network(model, side):

@@ -18,6 +18,7 @@ FAMILIES: dict[str, Callable[[Parts], Family]] = {
 OWN: dict[str, tuple[str, ...]] = {
     "diffusion": ("diffusion",),
     "vae": ("vae",),
+    "latent": ("diffusion",),
     "gan": ("gan",),
     "distill": ("diffusion",),
     "task.low_size": ("diffusion",),

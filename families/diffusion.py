@@ -46,6 +46,7 @@ def build(parts: Parts) -> Family:
         return network_calls(settings, schedule)
 
     calls(settings_of(config))
+    edits = build_edits(config, task, parts.task_at, of, schedule, denoiser, parts.whole)
     return Family(
         init=init,
         objective=diffusion_objective(apply, task, of, times, strata, **asked),
@@ -54,7 +55,7 @@ def build(parts: Parts) -> Family:
         calls=calls,
         schedule=lambda params: of(params).schedule,
         denoiser=denoiser,
-        edits=build_edits(config, task, parts.task_at, of, schedule, denoiser, parts.whole),
+        edits=None if config.latent.encoder else edits,
         project=getattr(module, "project", lambda params: params),
     )
 
@@ -127,14 +128,19 @@ def build_network(parts: Parts):
     height, _, channels = parts.task.sample_shape
     encoder = parts.text
     learned = parse_call(parts.config.diffusion.loss, "diffusion.loss").name in losses.LEARNS_VARIANCE
-    return build_model(
-        parts.config,
-        MODELS,
+    sizes = dict(
         size=height,
         out_channels=channels * (2 if learned else 1),
         num_labels=parts.task.labels,
         **({"text_encoder": encoder.module} if encoder and encoder.module else {}),
     )
+    try:
+        return build_model(parts.config, MODELS, **sizes)
+    except ValueError as error:
+        if not parts.config.latent.encoder:
+            raise
+        made = f"latent.encoder={parts.config.latent.encoder} makes latents of {tuple(parts.task.sample_shape)}"
+        raise ValueError(f"{made}, which the network does not fit: {error}") from error
 
 
 def applied(module) -> Callable:

@@ -57,7 +57,7 @@ def test_tiny_trains_two_steps_and_samples_once(name):
     state, batches = experiment.init(), experiment.batches(0)
     before = jax.tree.map(np.asarray, state.params)
     for _ in range(2):
-        state, sums = experiment.train_step(state, None, next(batches))
+        state, sums = experiment.train_step(state, experiment.frozen(), next(batches))
         assert np.isfinite(sums["loss"][0])
     changed = jax.tree.map(lambda a, b: not np.array_equal(a, b), before, state.params)
     assert int(state.step) == 2 and any(jax.tree.leaves(changed))
