@@ -34,7 +34,7 @@ RECIPES = {
     "edm2": (edm2, ""),
     "simple": (simple_diffusion, ""),
     "sid2": (sid2, ""),
-    "dit": (dit, ""),
+    "dit": (dit, "pixels"),
 }
 KINDS = {
     "unet": dict(channels=16, groups=4),
