@@ -17,8 +17,8 @@ from training.tasks import Task
 from training.warm_start import split_step
 
 # What a teacher has as its student has it. The rest (times, weighting, optimiser, data) may differ.
-SAME = ("family", "task.name", "task.low_size", "task.inpaint", "data.shape", "data.classes", "text.encoder", "model",
-        "diffusion.schedule", "diffusion.prediction")  # fmt: skip
+SAME = ("family", "latent", "task.name", "task.low_size", "task.inpaint", "data.shape", "data.classes",
+        "text.encoder", "model", "diffusion.schedule", "diffusion.prediction")  # fmt: skip
 OWN = ("model.remat", "model.dtype", "model.dropout")  # but for these
 
 
@@ -37,9 +37,10 @@ def method_of(config, apply: Apply, task: Task, diffusion: Diffusion) -> Method 
         raise ValueError(f"distill.method={section.method} needs a teacher trained with task.drop > 0, and so the same")
     setting = Setting(apply, task, diffusion, tuple(config.ema.decays))
     method = construct(METHODS, call, "distill.method", setting)
-    if method.taught != bool(section.teacher):
-        problem = "needs distill.teacher, the workdir of" if method.taught else "has no teacher: leave out"
-        raise ValueError(f"distill.method={section.method} {problem} distill.teacher={section.teacher!r}")
+    if method.taught and not section.teacher:
+        raise ValueError(f"distill.method={section.method} needs a teacher: set distill.teacher, its workdir")
+    if section.teacher and not method.taught:
+        raise ValueError(f"distill.method={section.method} has no teacher: leave out distill.teacher={section.teacher}")
     return method
 
 
@@ -84,7 +85,7 @@ def check_stage(config, own, where: str) -> None:
 
 def teacher_weights(own) -> str:
     """The average that teaches, and that the student starts from: the first of the teacher's config."""
-    return ema.name(own.ema.decays[0])
+    return ema.first_name(own.ema)
 
 
 def with_teacher(config, frozen: Callable[[], Any], abstract_frozen, abstract) -> tuple[Callable[..., Any], Any]:

@@ -1,11 +1,11 @@
 """Digits in few steps: a teacher, and students of it by progressive or consistency distillation. Minutes on a CPU.
 
     python main.py --config=configs/digits_distill.py:teacher --workdir=runs/digits_v                       # 50 steps
-    python main.py --config=configs/digits_distill.py:of=runs/digits_v,steps=16,guided --workdir=runs/digits_16
-    python main.py --config=configs/digits_distill.py:of=runs/digits_16,steps=8 --workdir=runs/digits_8     # 4, 2, 1
+    python main.py --config=configs/digits_distill.py:of=runs/digits_v,steps=8,guided --workdir=runs/digits_8
+    python main.py --config=configs/digits_distill.py:of=runs/digits_8,steps=4 --workdir=runs/digits_4       # then 2, 1
     python main.py --config=configs/digits_distill.py:consistency,of=runs/digits_v --workdir=runs/digits_consistency
     python main.py --config=configs/digits_distill.py:untaught --workdir=runs/digits_untaught   # consistency training
-    python main.py --mode=sample --workdir=runs/digits_8
+    python main.py --mode=sample --workdir=runs/digits_4
 
 The first stage takes its teacher's guidance in, `guided`, and those after it inherit it. All of them and what they are
 worth beside each other: python -m benchmarks.distillation --runs=runs. Expected: docs/distillation.md, on a 2-core CPU.
@@ -18,7 +18,7 @@ GUIDANCE = 1.2
 
 def get_config(arg=""):
     word = base.words(
-        arg, tiny=False, teacher=False, consistency=False, untaught=False, guided=False, of="runs/digits_v", steps=16
+        arg, tiny=False, teacher=False, consistency=False, untaught=False, guided=False, of="runs/digits_v", steps=8
     )
     config = base.get_config()
     config.task.update(name="class", drop=0.1)
@@ -40,21 +40,28 @@ def get_config(arg=""):
 def student(config, word):
     """What differs from the teacher's training."""
     config.sampling.guidance = None  # it's in the student
-    config.log.validation_every = 0  # that of a denoiser, which a student no longer is
     if word.untaught or word.consistency:
-        config.diffusion.times = "log_normal(mean=-1.1, std=2.0)"
-        config.sampling.update(sampler="consistency(sigma_min=0.002)", steps=2)
-        config.ema.update(decays=(0.99, 0.95))
-        config.optim.update(lr=1e-3)
-    if word.untaught:
-        config.distill.method = "consistency_training(first=10, last=80, every=350)"
-    elif word.consistency:
-        config.distill.update(method=f"consistency(target=0.95, guidance={GUIDANCE})", teacher=word.of)
+        consistency(config, word)
     else:
         guidance = f", guidance={GUIDANCE}" if word.guided else ""
         config.distill.update(method=f"progressive(steps={word.steps}{guidance})", teacher=word.of)
         config.diffusion.weighting = "truncated_snr"
         config.sampling.steps = word.steps
-        config.optim.update(lr=1e-3, warmup=20, decay_steps=200)
         config.ema.update(decays=(0.98,))
-        config.train.steps = config.checkpoint.every = config.log.samples_every = 200
+        config.train.steps = 100 if word.steps > 2 else 200  # the last stages take longer, as in the paper
+    steps = config.train.steps
+    config.optim.update(lr=1e-3, warmup=20, decay_steps=steps)
+    config.checkpoint.every = config.log.samples_every = steps
+    config.log.update(every=20, validation_every=0)  # that is of a denoiser, which a student no longer is
+
+
+def consistency(config, word):
+    config.diffusion.times = "log_normal(mean=-1.1, std=2.0)"
+    config.sampling.update(sampler="consistency(sigma_min=0.002)", steps=2)
+    config.ema.update(decays=(0.99, 0.95))
+    if word.untaught:
+        config.distill.method = "consistency_training(first=10, last=80, every=100)"
+        config.train.steps = 400
+    else:
+        config.distill.update(method=f"consistency(target=0.95, guidance={GUIDANCE})", teacher=word.of)
+        config.train.steps = 300

@@ -13,7 +13,7 @@ from plans import settings_of
 from students import read_teacher
 from training.checkpoint import Checkpoints
 
-SMALL = dict(channels=8, multipliers=(1,), attention=(), groups=4, num_heads=2)
+SMALL = dict(multipliers=(1,), attention=())
 
 
 def get_config(arg):
@@ -56,8 +56,6 @@ def test_every_kind_of_student_starts_trains_and_samples(arg, teacher, tmp_path)
         average = jax.tree.map(lambda x: x + 0.01, trained.params)
         assert step == 0 and equal(start, average) and equal(frozen["teacher"], average)
         assert all(equal(of_run, average) for of_run in state.ema.values())
-        layouts = [jax.tree.map(lambda x: x.sharding, tree) for tree in (frozen["teacher"], experiment.abstract.params)]
-        assert layouts[0] == layouts[1]
     batches = experiment.batches(0)
     for _ in range(2):  # the first has a learning rate of 0
         state, sums = experiment.train_step(state, frozen, next(batches))
@@ -71,6 +69,21 @@ def test_every_kind_of_student_starts_trains_and_samples(arg, teacher, tmp_path)
         settings = settings_of(config)._replace(steps=steps)
         images = drawing.draw(alone, config, state.params, seeds, condition, settings)
         assert images.dtype == np.uint8 and images.std() > 0 and alone.calls(settings) == steps
+
+
+def test_a_teacher_lies_over_the_mesh_as_its_student_does(teacher):
+    workdir, trained = teacher
+    config = get_config(f"steps=2,of={workdir}")
+    config.mesh.update(data=1, fsdp=8)
+    experiment = build(config)
+    frozen = experiment.frozen(training=True)["teacher"]
+    layouts = [
+        jax.tree.map(lambda x: x.sharding, tree)
+        for tree in (frozen, experiment.abstract.params, experiment.abstract_frozen["teacher"])
+    ]
+    assert layouts[0] == layouts[1] == layouts[2]
+    assert any("fsdp" in sharding.spec for sharding in jax.tree.leaves(layouts[0]))
+    assert equal(frozen, jax.tree.map(lambda x: x + 0.01, trained.params))
 
 
 def student(arg, **sections):
@@ -87,7 +100,7 @@ def test_a_teacher_of_another_kind_is_refused_in_one_line(teacher, tmp_path):
     for words, config in {
         "diffusion.prediction: v there, x0 here": student(f"of={workdir}", diffusion={"prediction": "x0"}),
         r"data.shape: \[8, 8, 1\] there, \[8, 8, 3\] here": student(f"of={workdir}", data={"shape": (8, 8, 3)}),
-        "model.blocks: 1 there, 2 here; model.channels: 8 there, 16 here.*make them the same": student(
+        "model.blocks: 1 there, 2 here; model.channels: 32 there, 16 here.*make them the same": student(
             f"of={workdir}", model={"channels": 16, "blocks": 2}
         ),
         "no run is there .*config.json is missing": student(f"of={tmp_path}/none"),
@@ -117,7 +130,7 @@ def test_what_cannot_be_a_student_is_refused_when_it_is_built(teacher):
     for words, config in {
         "distill.method='progresive' is unknown; choose from": {"method": "progresive(steps=2)"},
         "distill.method: progressive: .*it takes steps, guidance": {"method": "progressive(step=2)"},
-        "needs distill.teacher, the workdir of": {"teacher": ""},
+        "needs a teacher: set distill.teacher": {"teacher": ""},
         "has no teacher: leave out distill.teacher": {"method": "consistency_training"},
         "teaches nothing: set distill.method": {"method": ""},
     }.items():

@@ -33,12 +33,11 @@ class Setting(NamedTuple):
 
 
 class Method(NamedTuple):
-    """losses_of and sees as objective.py and step.py take them. steps: of a student by progressive distillation."""
+    """losses_of and sees as objective.py and step.py take them."""
 
     losses_of: LossesOf
     sees: Callable[[TrainState], dict] = lambda state: {}
     taught: bool = True  # by a teacher
-    steps: int | None = None
 
 
 def bound(setting: Setting, params, cond, dropout_key=None) -> Denoise:
@@ -56,9 +55,10 @@ def teacher_of(setting: Setting, frozen, cond, guidance: float | None) -> Denois
 
 # Salimans and Ho 2022, algorithm 2
 def progressive(setting: Setting, *, steps: int, guidance: float | None = None) -> Method:
-    """One DDIM step of the student, of `steps` equal ones, is two of the teacher's. Raises ValueError unless 2^k steps.
+    """One DDIM step of the student, of `steps` equal ones, is two of the teacher's.
 
     What was drawn is replaced by what the teacher makes of it; parameterisation, loss and weighting stay the config's.
+    Raises ValueError where steps is no power of 2.
     """
     if type(steps) is not int or steps < 1 or steps & (steps - 1):
         raise ValueError(f"steps: got {steps}; stages halve them to 1, so give a power of 2")
@@ -75,7 +75,7 @@ def progressive(setting: Setting, *, steps: int, guidance: float | None = None) 
         losses = losses_at(setting.apply, setting.diffusion, params, aim.x0, cond, t, aim.eps, dropout_key)
         return *losses, t
 
-    return Method(losses_of, steps=steps)
+    return Method(losses_of)
 
 
 # Song et al. 2023, algorithm 2, with the distance of Song and Dhariwal 2023
