@@ -13,6 +13,7 @@ the same command goes on after a kill.
 import functools
 import importlib
 import json
+import os
 import pathlib
 import subprocess
 import sys
@@ -34,7 +35,7 @@ SEEDS = flags.DEFINE_integer("seeds", 3, "trainings of each family", lower_bound
 QUICK = flags.DEFINE_bool("quick", False, "one training of 10 seconds each, fewer samples")
 
 MARKS = 4  # checkpoints of a training that are judged
-ROUNDS, TURN = 5, 8  # of the timing: steps in a turn, turns of each family
+ROUNDS, TURN = 5, 8  # of the timing: turns of each family, steps in a turn
 DRAWN = 200  # images of the timed sampling
 SAMPLES = 500  # judged at each mark
 BITS_IMAGES = 32  # held-out images whose bits are counted there: a diffusion's bound takes 1000 network calls each
@@ -207,6 +208,8 @@ def table(report: dict) -> str:
 
 def main(argv):
     del argv
+    cache = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/langevin"))
+    jax.config.update("jax_compilation_cache_dir", cache)  # main.py's own, so that nothing compiles twice
     folder = pathlib.Path(OUT.value).absolute()
     folder.mkdir(parents=True, exist_ok=True)
     seconds, seeds = (10.0, 1) if QUICK.value else (SECONDS.value, SEEDS.value)
