@@ -20,6 +20,7 @@ from input_pipeline.source import empty_batch, some, watched
 from models import text
 from students import with_teacher
 from training import ema, flops, optim, sharding
+from training.augment import augmented
 from training.inpainting import inpainting
 from training.latents import Autoencoder, latent
 from training.state import TrainState, new_state
@@ -75,8 +76,9 @@ def build(config, mesh=None) -> Experiment:
     batch = example(config, encoder)
     family = build_family(Parts(config, task, task_at, encoder, mesh, whole, abstract_frozen, batch))
 
-    averages = ema.rules(config.ema.decays, config.ema.warmup, config.ema.sigma_rels)
-    update = Update(build_optimiser(config, family.rates), averages, family.averaged)
+    averages = ema.rules(config.ema.decays, config.ema.warmup, config.ema.sigma_rels, config.ema.ramp)
+    clip_each = config.optim.clip / config.optim.accumulate if config.optim.clip_each else 0.0
+    update = Update(build_optimiser(config, family.rates), averages, family.averaged, family.project, clip_each)
     more = {"memory": family.objective.memory, "averaged": family.averaged}
     make_state = functools.partial(new_state, family.init, update.optimiser, tuple(averages), **more)
     shapes = jax.eval_shape(make_state, np.uint32(config.seed))
@@ -191,6 +193,8 @@ def build_task(config, encoder: text.TextEncoder | None, autoencoder: Autoencode
     call = Call(section.name, (("drop", section.drop), ("flip", section.flip)))
     more = {"encode": encode} if encoder else {}
     task = construct(TASKS, call, "task.name", shape, config.data.classes, **more)
+    if section.augment:
+        task = augmented(task, section.augment)
     if autoencoder and (section.inpaint or section.low_size):
         raise ValueError("task.inpaint and task.low_size are of pixels, and latent.encoder is set: leave one of them")
     if autoencoder:
@@ -206,9 +210,9 @@ def build_optimiser(config, rates: dict[str, float]):
     builder = choose(optim.OPTIMISERS, section.name, "optim.name")
 
     def one(peak):
-        rate = optim.learning_rate_schedule(peak, section.warmup, section.decay_steps)
+        rate = optim.learning_rate_schedule(peak, section.warmup, section.decay_steps, section.root_from)
         built = builder(rate, section.b1, section.b2, section.eps, section.weight_decay)
-        return optim.with_clipping(built, section.clip)
+        return optim.with_clipping(built, 0.0 if section.clip_each else section.clip)
 
     return optim.each({name: one(peak) for name, peak in rates.items()}) if rates else one(1.0)
 

@@ -171,7 +171,7 @@ def first_state(config, experiment: Experiment, checkpoints: Checkpoints):
 def sample_hook(config, experiment: Experiment, workdir, writer) -> Hook:
     """A grid of samples under the first average: samples/step_00001000.png."""
     seeds = np.arange(config.sampling.grid_images)
-    name = ema.name(config.ema.decays[0])
+    name = ema.first_name(config.ema)
 
     def path(step):
         return workdir / "samples" / f"step_{step:08}.png"
