@@ -148,6 +148,16 @@ def test_validation_is_the_bound_whatever_beta_was_trained_with(experiment):
     assert n == 16 and build(config).validation_loss(params, None)[0] == pytest.approx(value, rel=1e-6)
 
 
+def test_bits_are_the_bound_and_its_two_parts_of_each_image(experiment):
+    keys = jax.random.split(jax.random.key(0), 8)
+    found = jax.eval_shape(experiment.bits, experiment.abstract.params, None, next(experiment.batches(0)), keys)
+    assert {name: each.shape for name, each in found.items()} == {
+        "elbo": (8,),
+        "elbo/reconstruction": (8,),
+        "elbo/kl": (8,),
+    }
+
+
 def test_sample_i_is_a_function_of_seed_i(experiment):
     params = experiment.init().params
     seeds, given = np.arange(8, dtype=np.uint32), {"label": np.zeros(8, np.int32)}
