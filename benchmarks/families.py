@@ -36,7 +36,7 @@ QUICK = flags.DEFINE_bool("quick", False, "one training of 10 seconds each, fewe
 
 MARKS = 4  # checkpoints of a training that are judged
 ROUNDS, TURN = 5, 8  # of the timing: turns of each family, steps in a turn
-DRAWN = 200  # images of the timed sampling
+DRAWN = 250  # images of the timed sampling, in one batch
 SAMPLES = 500  # judged at each mark
 BITS_IMAGES = 32  # held-out images whose bits are counted there: a diffusion's bound takes 1000 network calls each
 
