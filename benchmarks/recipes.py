@@ -10,7 +10,6 @@ and takes the rest from configs/digits.py. Prints a Markdown table and writes gr
 import json
 import math
 import pathlib
-from types import SimpleNamespace
 
 import jax
 import numpy as np
@@ -82,12 +81,23 @@ def get_config(arg="ddpm"):
 
 def run(name: str, folder: pathlib.Path) -> None:
     """Trains and judges one recipe, as far as that is not done yet."""
-    words = dict.fromkeys(("checkpoint", "ema", "sampler", "steps", "guidance", "out"))
-    asked = SimpleNamespace(workdir=str(folder), seed=0, watch=False, allow_config_change=False, **words)
     if not (folder / "done.json").exists():
-        train(get_config(name), asked)
+        train(get_config(name), asked(folder))
     if not (folder / "evaluation.json").exists():
-        evaluate(get_config(name), asked)
+        evaluate(get_config(name), asked(folder))
+
+
+def asked(folder: pathlib.Path) -> flags.FlagValues:
+    """main.py's flags, none of them given but the workdir."""
+    found = flags.FlagValues()
+    flags.DEFINE_string("workdir", str(folder), "", flag_values=found)
+    flags.DEFINE_integer("seed", 0, "", flag_values=found)
+    for name in ("watch", "allow_config_change"):
+        flags.DEFINE_bool(name, False, "", flag_values=found)
+    for name in ("checkpoint", "ema", "sampler", "steps", "guidance", "out"):
+        flags.DEFINE_string(name, None, "", flag_values=found)
+    found.mark_as_parsed()
+    return found
 
 
 def row(name: str, folder: pathlib.Path) -> str:
