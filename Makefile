@@ -41,7 +41,7 @@ demo-cascade: .venv/installed
 	@echo "Samples: runs/digits_cascade/grid.png   judgement: runs/digits_text8/evaluation.json"
 
 test: .venv/installed-test
-	$(BIN)/python -m pytest --durations=25
+	$(BIN)/python -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile --durations=25
 
 lint: .venv/installed-test
 	$(BIN)/ruff check .

@@ -9,21 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from calls import Call, choose, construct, named, parse_call
-from checks import check_batches, check_model, check_numbers
-from diffusion import losses, prediction
-from diffusion.schedules import COMPOSED, LEARNED, SCHEDULES, Schedule, checked
-from diffusion.times import TIMES, Times
-from diffusion.uncertainty import init_uncertainty, log_variance
-from edits import Edits, build_edits
+from calls import Call, choose, construct, named
+from checks import check_batches, check_numbers
+from edits import Edits
+from families import FAMILIES, Parts, check_keys
 from input_pipeline import DATASETS, Source, captions, embeddings, evaluation_batches, train_batches
 from input_pipeline.batches import local_rows
-from input_pipeline.source import empty_batch, some
-from models import MODELS, text
-from plans import build_sample, network_calls, plan_of, settings_of
+from input_pipeline.source import empty_batch, some, watched
+from models import text
+from students import with_teacher
 from training import ema, flops, optim, sharding
 from training.inpainting import inpainting
-from training.objective import Diffusion, diffusion_objective, validation_losses
 from training.state import TrainState, new_state
 from training.step import Update, make_train_step
 from training.super_resolution import super_resolution
@@ -31,24 +27,26 @@ from training.tasks import TASKS, Task
 
 
 class Experiment(NamedTuple):
-    """All that the modes need of a config. Any family of generative models is one of these."""
+    """All that the modes need of a config, whatever its family of generative models."""
 
     task: Task
     text: text.TextEncoder | None  # of prompts and captions; None where there are none
     mesh: jax.sharding.Mesh
     source: Callable[[str], Source]  # split -> its images
     batches: Callable[[int], Iterator[dict]]  # step -> the training batches from there on, on the devices
-    frozen: Callable[[], Any]  # parameters that are not trained, loaded once; None where there are none
-    abstract_frozen: Any  # their shapes, types and shardings
+    frozen: Callable[..., Any]  # (training=False) -> parameters that are not trained, loaded once; None without any
+    abstract_frozen: Any  # their shapes, types and shardings, in training
     init: Callable[..., TrainState]  # (seed, lr), or the config's; jitted, laid out over the mesh
     abstract: TrainState  # shapes, types and shardings of the state
     train_step: Callable  # (state, frozen, batch) -> (state, sums)
-    validation_loss: Callable  # (params, frozen, check) -> (mean, n)
-    schedule: Callable  # params -> Schedule
-    denoiser: Callable  # (params, frozen, cond) -> Denoise
+    metric_labels: dict[str, tuple[str, ...]]  # names of the entries of sums that are vectors
+    validation_loss: Callable | None  # (params, frozen, check) -> (mean, n)
     sample: Callable  # (params, frozen, seeds [b], given, Settings) -> images [b h w c] in [-1, 1]
-    edits: Edits  # sampling that is told what is known, or where to start
-    calls: Callable  # Settings -> network calls a sample; guidance makes each a double one
+    calls: Callable  # Settings -> network calls a sample, guidance makes each a double one; raises where it cannot be
+    bits: Callable | None  # (params, frozen, batch, keys [b]) -> {name: bits/dim [b]}
+    schedule: Callable | None  # params -> Schedule; this and the next two are of diffusion alone
+    denoiser: Callable | None  # (params, frozen, cond) -> Denoise
+    edits: Edits | None  # sampling that is told what is known, or where to start
 
 
 def build(config, mesh=None) -> Experiment:
@@ -58,44 +56,37 @@ def build(config, mesh=None) -> Experiment:
     """
     mesh = sharding.make_mesh(config.mesh.to_dict()) if mesh is None else mesh
     check_numbers(config)
+    build_family = choose(FAMILIES, config.family, "family")
+    check_keys(config)
     encoder = build_text(config)
     task = build_task(config, encoder)
-    diffusion = build_diffusion(config)
     frozen, abstract_frozen = build_frozen(config, mesh, encoder)
-    apply, init_network = build_network(config, task, encoder, abstract_frozen)
-    apply = sharding.gathering(mesh, apply, again=config.model.remat == "none")
-    network_calls(settings_of(config), diffusion.initial.schedule)
-    plan_of(config, settings_of(config), diffusion.initial.schedule)
-
-    def init_params(key):
-        return init_network(key) | diffusion.init(jax.random.fold_in(key, LEARNED_PARTS))
-
-    averages = ema.rules(config.ema.decays, config.ema.warmup, config.ema.sigma_rels)
-    update = Update(build_optimiser(config), averages)
-    times = build_times(config, diffusion.initial.schedule)
-    make_state = functools.partial(new_state, init_params, update.optimiser, tuple(averages), memory=times.init)
-    shapes = jax.eval_shape(make_state, np.uint32(config.seed))
-    placed, whole = sharding.layout(mesh, shapes, shapes.params), sharding.replicated(mesh)
-    sharding.check_used(mesh, shapes.params)
-    make_state = jax.jit(make_state, out_shardings=placed, compiler_options=RUNS_ONCE.get(jax.default_backend()))
-    strata = config.train.batch_size if config.diffusion.stratified else 0
-    objective = diffusion_objective(apply, task, diffusion.of, times, strata)
-    train_step = make_train_step(objective, update, config.optim.accumulate)
-    held_out_losses = validation_losses(apply, task, diffusion.of, times, config.evaluation.validation_draws)
-    source = build_source(config, encoder)
-
-    def init(seed=config.seed, lr=config.optim.lr):
-        return make_state(np.uint32(seed), lr=np.float32(lr))
-
-    def denoiser(params, frozen, cond):
-        now = diffusion.of(params)
-        return prediction.denoiser(functools.partial(apply, params), cond, now.schedule, now.parameterisation)
+    whole = sharding.replicated(mesh)
 
     def task_at(size):
         other = config.copy_and_resolve_references()
         other.data.shape = (*size, config.data.shape[2])
         other.task.update(low_size=config.task.low_size * size[0] // config.data.shape[0], crop=0)
         return build_task(other, encoder)
+
+    batch = example(config, encoder)
+    family = build_family(Parts(config, task, task_at, encoder, mesh, whole, abstract_frozen, batch))
+
+    averages = ema.rules(config.ema.decays, config.ema.warmup, config.ema.sigma_rels)
+    update = Update(build_optimiser(config, family.rates), averages, family.averaged)
+    more = {"memory": family.objective.memory, "averaged": family.averaged}
+    make_state = functools.partial(new_state, family.init, update.optimiser, tuple(averages), **more)
+    shapes = jax.eval_shape(make_state, np.uint32(config.seed))
+    placed = sharding.layout(mesh, shapes, shapes.params)
+    sharding.check_used(mesh, shapes.params)
+    make_state = jax.jit(make_state, out_shardings=placed, compiler_options=RUNS_ONCE.get(jax.default_backend()))
+    train_step = make_train_step(family.objective, update, config.optim.accumulate)
+    source = build_source(config, encoder, family.check)
+    abstract = sharding.laid_out(shapes, placed)
+    frozen, abstract_frozen = with_teacher(config, frozen, abstract_frozen, abstract.params)
+
+    def init(seed=config.seed, lr=config.optim.lr):
+        return make_state(np.uint32(seed), lr=np.float32(lr))
 
     return Experiment(
         task=task,
@@ -106,14 +97,16 @@ def build(config, mesh=None) -> Experiment:
         frozen=frozen,
         abstract_frozen=abstract_frozen,
         init=init,
-        abstract=sharding.laid_out(shapes, placed),
+        abstract=abstract,
         train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(placed, whole)),
-        validation_loss=build_validation(config, source, mesh, held_out_losses),
-        schedule=lambda params: diffusion.of(params).schedule,
-        denoiser=denoiser,
-        sample=build_sample(config, task, diffusion.of, denoiser, whole),
-        edits=build_edits(config, task, task_at, diffusion.of, diffusion.initial.schedule, denoiser, whole),
-        calls=lambda settings: network_calls(settings, diffusion.initial.schedule),
+        metric_labels=family.objective.labels,
+        validation_loss=family.validation and build_validation(config, source, mesh, family.validation),
+        sample=family.sample,
+        calls=family.calls,
+        bits=family.bits,
+        schedule=family.schedule,
+        denoiser=family.denoiser,
+        edits=family.edits,
     )
 
 
@@ -178,111 +171,20 @@ def build_task(config, encoder: text.TextEncoder | None) -> Task:
     return super_resolution(task, section.low_size, section.crop) if section.low_size else task
 
 
-class Mathematics(NamedTuple):
-    """The diffusion of a config, some of which may be learned."""
-
-    of: Callable[[Any], Diffusion]  # params -> Diffusion
-    init: Callable[[jax.Array], dict]  # key -> the parameters of its learned parts, beside the network's
-    initial: Diffusion  # before training
-
-
-def build_diffusion(config) -> Mathematics:
-    section = config.diffusion
-    schedule_of, init_schedule = build_schedule(section)
-    call = parse_call(section.prediction, "diffusion.prediction")
-    unlearned = schedule_of(init_schedule(jax.random.key(0)))
-    parameterisation = construct(prediction.PARAMETERISATIONS, call, "diffusion.prediction", unlearned)
-    weighting = named(losses.WEIGHTINGS, section.weighting, "diffusion.weighting")
-    loss_of = choose(losses.LOSSES, section.loss, "diffusion.loss")
-    sees_level = init_schedule is not no_parameters and call.name in prediction.LINES
-
-    def init(key):
-        more = {"uncertainty": init_uncertainty(key)} if section.uncertainty else {}
-        return init_schedule(key) | more
-
-    def of(params):
-        schedule, what = schedule_of(params), parameterisation
-        if sees_level:
-            what = what._replace(noise_input=prediction.range_input(schedule))
-        loss = loss_of(schedule, what, weighting)
-        if section.uncertainty:
-            loss = losses.uncertain(loss, lambda t: log_variance(params["uncertainty"], schedule.level(t).logsnr))
-        return Diffusion(schedule, what, weighting, loss, losses.weighted(schedule, what, weighting))
-
-    return Mathematics(of, init, of(init(jax.random.key(0))))
-
-
-def build_schedule(section) -> tuple[Callable[[Any], Schedule], Callable[[jax.Array], dict]]:
-    """(params -> Schedule, key -> the parameters of a learned one)."""
-    call, fixed = parse_call(section.schedule, "diffusion.schedule"), SCHEDULES | COMPOSED
-    choose(fixed | LEARNED, call.name, "diffusion.schedule")
-    if call.name not in LEARNED:
-        schedule = checked(construct(fixed, call, "diffusion.schedule"))
-        return lambda params: schedule, no_parameters
-    if section.loss != "vdm" or section.uncertainty:
-        raise ValueError(
-            f"diffusion.schedule={call.name} is learned, which takes diffusion.loss=vdm without uncertainty; "
-            f"got {section.loss}, uncertainty={section.uncertainty}"
-        )
-    learned = construct(LEARNED, call, "diffusion.schedule")
-    return lambda params: learned.schedule(params["schedule"]), lambda key: {"schedule": learned.init(key)}
-
-
-def no_parameters(key) -> dict:
-    return {}
-
-
-def build_times(config, schedule: Schedule) -> Times:
-    call = parse_call(config.diffusion.times, "diffusion.times")
-    if call.name != "importance":
-        return construct(TIMES, call, "diffusion.times")
-    if schedule.steps is None:
-        raise ValueError("diffusion.times=importance needs a discrete schedule, and this one is continuous")
-    return construct(TIMES, call, "diffusion.times", levels=schedule.steps)
-
-
-def build_network(config, task: Task, encoder: text.TextEncoder | None, frozen) -> tuple[Callable, Callable]:
-    """(apply(params, x, noise_input, cond, dropout_key=None) -> out, init(key) -> params) of config.model."""
-    module = build_model(config, task, encoder)
-
-    def apply(params, x, noise_input, cond, dropout_key=None):
-        train, rngs = dropout_key is not None, {"dropout": dropout_key}
-        return module.apply({"params": params}, x, noise_input, cond, train=train, rngs=rngs if train else None)
-
-    def init(key):
-        prepare = functools.partial(task.prepare, train=False)
-        shapes = jax.eval_shape(prepare, frozen, key[None], example(config, encoder))
-        x0, cond = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        return module.init({"params": key}, x0, jnp.zeros((1,)), cond)["params"]
-
-    return apply, init
-
-
-def build_model(config, task: Task, encoder: text.TextEncoder | None):
-    """The network of config.model; its sizes, its number of labels and a learned encoder follow from the rest."""
-    fields = config.model.to_dict()
-    name, (height, _, channels) = fields.pop("name"), config.data.shape
-    taken = inspect.signature(choose(MODELS, name, "model.name")).parameters
-    check_model(name, fields, taken)
-    return construct(
-        MODELS,
-        Call(name, tuple((key, value) for key, value in fields.items() if key in taken)),
-        "model.name",
-        size=height,
-        out_channels=channels * (2 if config.diffusion.loss in losses.LEARNS_VARIANCE else 1),
-        num_labels=task.labels,
-        **({"text_encoder": encoder.module} if encoder and encoder.module else {}),
-    )
-
-
-def build_optimiser(config):
+def build_optimiser(config, rates: dict[str, float]):
+    """Of all parameters; or one for each part of them that `rates` names, at this share of the learning rate."""
     section = config.optim
-    rate = optim.learning_rate_schedule(1.0, section.warmup, section.decay_steps)
     builder = choose(optim.OPTIMISERS, section.name, "optim.name")
-    return optim.with_clipping(builder(rate, section.b1, section.b2, section.eps, section.weight_decay), section.clip)
+
+    def one(peak):
+        rate = optim.learning_rate_schedule(peak, section.warmup, section.decay_steps)
+        built = builder(rate, section.b1, section.b2, section.eps, section.weight_decay)
+        return optim.with_clipping(built, section.clip)
+
+    return optim.each({name: one(peak) for name, peak in rates.items()}) if rates else one(1.0)
 
 
-def build_source(config, encoder: text.TextEncoder | None) -> Callable[[str], Source]:
+def build_source(config, encoder: text.TextEncoder | None, check: Callable | None = None) -> Callable[[str], Source]:
     """split -> Source, opened on first use, its captions as tokens, or as embeddings made before.
 
     Raises ValueError where it is not what the config says.
@@ -300,6 +202,8 @@ def build_source(config, encoder: text.TextEncoder | None) -> Callable[[str], So
             raise ValueError(
                 f"data.classes={section.classes}, but {section.name} {split} has {len(opened.classes or ())}"
             )
+        if check:
+            opened = watched(opened, check)
         if encoder is None:
             return opened
         if config.text.embeddings:
@@ -360,7 +264,3 @@ def build_validation(config, source, mesh, losses_of: Callable) -> Callable:
         return float(sums[0] / sums[1]), int(sums[1])
 
     return validation_loss
-
-
-# Folded into the parameters' key: the initial values of what is learned beside the network.
-LEARNED_PARTS = 2**32 - 5

@@ -117,9 +117,14 @@ def limited(plan: Plan, denoise: Denoise, schedule: Schedule, numbers: dict) -> 
     return construct(guidance.THRESHOLDS, plan.threshold, "threshold", denoise, schedule, **numbers["threshold"])
 
 
+def keys_of(seeds: jax.Array) -> jax.Array:
+    """The key of each sample."""
+    return jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING))(seeds)
+
+
 def told(config, task: Task, frozen, seeds: jax.Array, given: dict, numbers: dict) -> tuple[jax.Array, dict]:
     """(keys [b], cond): the randomness of each seed, and what the network is told of what a sample is given."""
-    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(seed), SAMPLING))(seeds)
+    keys = keys_of(seeds)
     if config.task.low_size:  # the stages of a cascade share their seeds, not their noise
         keys = jax.vmap(jax.random.fold_in, (0, None))(keys, config.task.low_size)
     level = jnp.broadcast_to(numbers["aug_level"], seeds.shape)

@@ -16,7 +16,7 @@ SECONDS = 20.0
 def places(config, flags) -> dict[str, bool]:
     """{address: whether it is written to} of every bucket that a run of main.py uses."""
     stages = [stage.workdir for stage in config.stages.values()] if "stages" in config else []
-    read = stages or [config.data.path, config.init_from]
+    read = stages or [config.data.path, config.init_from, config.distill.teacher]
     written = [flags.workdir, flags.out, flags.compilation_cache]
     found = dict.fromkeys(filter(None, read), False) | dict.fromkeys(filter(None, written), True)
     return {address: writing for address, writing in found.items() if in_bucket(address)}

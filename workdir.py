@@ -19,7 +19,8 @@ from training import hosts
 from training.metrics import write_json
 
 # Keys that shape the result; a resume must agree on them. Those under FREE are about where and how fast, not what.
-SHAPING = ("seed", "init_", "task", "data", "text", "model", "diffusion", "optim", "ema", "train.batch_size")
+SHAPING = ("seed", "init_", "family", "task", "data", "text", "model", "diffusion", "vae", "gan", "latent")
+SHAPING += ("distill", "optim", "ema", "train.batch_size")
 FREE = (
     "data.path",
     "data.workers",

@@ -1,7 +1,8 @@
 """What editing makes of real digits that were not trained on: are halves completed right, do inversions lead back?
 
     python main.py --config=configs/digits.py --workdir=runs/digits
-    python -m benchmarks.editing_digits --workdir=runs/digits
+    python main.py --config=configs/digits.py:inpaint --workdir=runs/digits_inpaint
+    python -m benchmarks.editing_digits --workdir=runs/digits [--trained=runs/digits_inpaint]
 
 Prints two Markdown tables. The first hides the right half of each held-out digit and lets a classifier of whole real
 digits read the completions. A completion drawn without a label cannot be read right more often than the best reader
@@ -16,6 +17,7 @@ import langevin
 from evaluation.classifier import support_vectors
 
 WORKDIR = flags.DEFINE_string("workdir", None, "a trained run of configs/digits.py", required=True)
+TRAINED = flags.DEFINE_string("trained", None, "a trained run of configs/digits.py:inpaint, for a row of its own")
 IMAGES = flags.DEFINE_integer("images", 100, "held-out digits", lower_bound=1)
 
 METHODS = (
@@ -33,7 +35,7 @@ def share(classify, images: np.ndarray, labels: np.ndarray) -> str:
     return f"{np.mean(classify(images) == labels):.3f}"
 
 
-def readings(model: langevin.Model, train: dict, held_out: dict) -> None:
+def readings(model: langevin.Model, trained: langevin.Model | None, train: dict, held_out: dict) -> None:
     """The first table."""
     images, labels = held_out["image"], held_out["label"]
     hidden = np.zeros(images.shape[1:3], bool)
@@ -51,12 +53,14 @@ def readings(model: langevin.Model, train: dict, held_out: dict) -> None:
         ("visible half beside the mean digit's other", classify, np.where(visible, images, mean)),
     ):
         print(f"| {name} | {share(reader, shown, labels)} | | | |", flush=True)
-    for method in METHODS:
-        blind = model.inpaint(images, hidden, method)
-        told = model.using(guidance=None).inpaint(images, hidden, method, label=labels)
-        calls, derivatives = model.calls(method)
+    rows = [(f"`{method}`", model, method) for method in METHODS]
+    rows += [("a network trained to inpaint", trained, "")] if trained else []
+    for name, filler, method in rows:
+        blind = filler.inpaint(images, hidden, method)
+        told = filler.using(guidance=None).inpaint(images, hidden, method, label=labels)
+        calls, derivatives = filler.calls(method) if method else (filler.settings.steps, 0)
         cells = share(classify, blind, labels), share(classify, told, labels), calls, derivatives
-        print(f"| `{method}` | " + " | ".join(map(str, cells)) + " |", flush=True)
+        print(f"| {name} | " + " | ".join(map(str, cells)) + " |", flush=True)
 
 
 def inversions(model: langevin.Model, held_out: dict) -> None:
@@ -78,7 +82,7 @@ def main(argv) -> None:
     sources = [model.experiment.source(split) for split in ("train", "test")]
     train, held_out = (source.read(np.arange(source.size)) for source in sources)
     held_out = {name: rows[: IMAGES.value] for name, rows in held_out.items()}
-    readings(model, train, held_out)
+    readings(model, TRAINED.value and langevin.load(TRAINED.value), train, held_out)
     inversions(model, held_out)
 
 

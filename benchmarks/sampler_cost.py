@@ -20,7 +20,7 @@ from diffusion.prediction import PARAMETERISATIONS, denoiser
 from diffusion.samplers import SAMPLERS
 from diffusion.sampling import prior, sample
 from diffusion.schedules import SCHEDULES
-from experiment import build_network, build_task
+from experiment import build
 
 BATCH = flags.DEFINE_integer("batch", 4, "images")
 STEPS, ROUNDS, WALKS = 50, 5, 5
@@ -41,11 +41,11 @@ def walk_of(sampler, denoise, schedule, shape):
 def main(argv):
     del argv
     config, n = cifar10.get_config(), BATCH.value
-    task, shape, schedule = build_task(config), config.data.shape, SCHEDULES["linear"]()
-    apply, init = build_network(config, task)
-    params = jax.jit(init, compiler_options={"xla_backend_optimization_level": 0})(jax.random.key(0))
-    network = jax.jit(apply)
-    inputs = params, jnp.zeros((n, *shape)), jnp.zeros(n), {}
+    shape, schedule = config.data.shape, SCHEDULES["linear"]()
+    experiment = build(config)
+    params = experiment.init().params
+    network = jax.jit(lambda params, x, t: experiment.denoiser(params, None, {})(x, t))
+    inputs = params, jnp.zeros((n, *shape)), jnp.float32(0.5)
 
     nothing = denoiser(lambda x, noise, cond: 0.1 * x, {}, schedule, PARAMETERISATIONS["eps"](schedule))
     samplers = {name: builder(schedule) for name, builder in SAMPLERS.items()}

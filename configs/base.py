@@ -18,6 +18,8 @@ def get_config():
     config.init_weights = "raw"
     config.init_pattern = ".*"
 
+    config.family = "diffusion"  # of generative models: families/
+
     config.task = ConfigDict()
     config.task.name = "unconditional"  # or 'class', 'text'
     config.task.drop = 0.0  # share of examples whose condition is dropped in training; guidance needs > 0
@@ -60,6 +62,7 @@ def get_config():
     config.model.num_heads = 1
     config.model.head_channels = 0  # > 0: as many heads as fit, instead of num_heads
     config.model.dropout = 0.0
+    config.model.values = 256  # transformer: how many a pixel may have, equally far apart from 0 to 255
     config.model.groups = 32  # of every group norm
     config.model.scale_shift = False  # the embedding scales and shifts the norm (ADM), or is added (DDPM)
     config.model.resample = "conv"  # by convolutions (DDPM), or 'block', inside residual blocks (ADM)
@@ -75,6 +78,19 @@ def get_config():
     config.diffusion.uncertainty = False  # a learned weight for each level on top of the loss (EDM2)
     config.diffusion.times = "uniform"  # logit_normal(mean=0.0, std=1.0), log_normal(..) (EDM), importance (iDDPM)
     config.diffusion.stratified = False  # one time in each of batch_size equal parts of their distribution
+
+    config.distill = ConfigDict()  # a student of another run, docs/distillation.md
+    # progressive(steps=4), consistency(target=0.95), or without a teacher consistency_training(every=1000); '' for none
+    config.distill.method = ""
+    config.distill.teacher = ""  # DIR[:step]: its first average teaches, and the student starts from it
+
+    config.vae = ConfigDict()  # of family=vae
+    config.vae.latent = 4  # channels of the latents, whose sides are those of the network's lowest level
+    config.vae.beta = 1.0  # weight of the KL term; 1 is the bound on the likelihood
+    config.vae.likelihood = "logistic"  # discretised; or gaussian, dequantised
+
+    config.gan = ConfigDict()  # of family=gan
+    config.gan.gamma = 1.0  # weight of the gradient penalties R1 and R2; what suits rises with the number of pixels
 
     config.mesh = ConfigDict()  # sizes of the axes over which devices are laid; -1 is what is left (docs/pods.md)
     config.mesh.data = -1  # copies of the parameters; the batch is split
@@ -117,7 +133,7 @@ def get_config():
     config.log.profile_from = 0  # > 0: trace this and the next 5 steps into the workdir's profile/
 
     config.sampling = ConfigDict()
-    config.sampling.sampler = "ddim(eta=0.0)"
+    config.sampling.sampler = "ddim(eta=0.0)"  # family=autoregressive: 'tokens(temperature=1.0, top_p=1.0)'
     config.sampling.steps = 50
     config.sampling.grid = "trailing"  # uniform, leading, quadratic, karras(rho=7.0), logsnr, given(times=(1.0, 0.0))
     config.sampling.guidance = config_dict.placeholder(float)  # none: one pass; 1 is the conditional prediction
@@ -214,7 +230,29 @@ def tiny(config):
     """
     side = min(8, config.data.shape[0])
     config.data.shape = (side, side, config.data.shape[2])
-    config.model.update(channels=32, multipliers=(1, 2), dtype="float32")
+    config.model.dtype = "float32"
+    if config.family == "diffusion":
+        tiny_unet(config, side)
+        config.sampling.steps = 2
+    else:
+        config.model.update(TINY[config.family])
+    if config.task.low_size:
+        config.task.update(low_size=4, crop=min(config.task.crop, 4))
+    config.text.update(encoder="bytes(length=16, width=16, layers=1, heads=2)", embeddings="")
+    config.optim.update(warmup=min(config.optim.warmup, 1), decay_steps=0)
+    config.train.update(batch_size=8, steps=2)
+    config.checkpoint.every = config.log.samples_every = config.log.validation_every = 2
+    config.log.every = 1
+    config.sampling.update(batch_size=8, grid_images=8)
+    config.evaluation.update(validation_images=16, validation_draws=1, samples=16)
+    if not config.data.path:
+        config.data.update(name="digits", dataset="", train_split="train", eval_split="test", preprocess="crop")
+        config.data.classes = 10 if config.data.classes else 0
+    return config
+
+
+def tiny_unet(config, side):
+    config.model.update(channels=32, multipliers=(1, 2))
     if config.model.level_blocks:
         config.model.update(level_blocks=(1, 1), num_heads=2)
         config.model.attention, config.model.cross_attention = (
@@ -224,16 +262,11 @@ def tiny(config):
         config.model.blocks = 1
         config.model.attention = (side // 2,) if config.model.attention else ()
         config.model.head_channels = min(config.model.head_channels, 16)
-    if config.task.low_size:
-        config.task.update(low_size=4, crop=min(config.task.crop, 4))
-    config.text.update(encoder="bytes(length=16, width=16, layers=1, heads=2)", embeddings="")
-    config.optim.update(warmup=min(config.optim.warmup, 1), decay_steps=0)
-    config.train.update(batch_size=8, steps=2)
-    config.checkpoint.every = config.log.samples_every = config.log.validation_every = 2
-    config.log.every = 1
-    config.sampling.update(steps=2, batch_size=8, grid_images=8)
-    config.evaluation.update(validation_images=16, validation_draws=1, samples=16)
-    if not config.data.path:
-        config.data.update(name="digits", dataset="", train_split="train", eval_split="test", preprocess="crop")
-        config.data.classes = 10 if config.data.classes else 0
-    return config
+
+
+# The networks of the other families.
+TINY = {
+    "vae": dict(channels=8, multipliers=(1, 2), blocks=1, groups=4),
+    "gan": dict(channels=8, multipliers=(1, 2), blocks=1),
+    "autoregressive": dict(channels=16, blocks=1, num_heads=2),
+}

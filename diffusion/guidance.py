@@ -72,10 +72,10 @@ def paired(cond: Cond, null: Cond) -> Cond:
 
 
 def guide_pairs(denoise: Denoise, schedule: Schedule, guidance: Guidance) -> Denoise:
-    """Guides one network in one double pass; denoise is built with paired(cond, null), t is []."""
+    """Guides one network in one double pass; denoise is built with paired(cond, null), t is [] or [b 1 1 1]."""
 
     def guided(x: Array, t: Array) -> Prediction:
-        pairs = denoise(jnp.repeat(x, 2, axis=0), t)
+        pairs = denoise(jnp.repeat(x, 2, axis=0), jnp.repeat(t, 2, axis=0) if jnp.ndim(t) else t)
         pairs = jax.tree.map(lambda p: p.reshape(-1, 2, *p.shape[1:]), pairs)
         main, base = (jax.tree.map(lambda p, i=i: p[:, i], pairs) for i in (0, 1))
         return guidance(main, base, schedule.level(t))

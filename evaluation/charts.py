@@ -11,12 +11,16 @@ COLOURS = ("#1f5fa8", "#c0392b", "#2e8b57", "#8e5ea2", "#b8860b", "#444444")
 
 
 class Series(NamedTuple):
-    """Points (x, y) with a name; labels stand beside them; without a line they are dots alone."""
+    """Points (x, y) with a name; labels stand beside them; without a line they are dots alone.
+
+    spread: (low, high) in y of each point, drawn as a bar.
+    """
 
     name: str
     points: Sequence[tuple[float, float]]
     labels: Sequence[str] = ()
     line: bool = True
+    spread: Sequence[tuple[float, float]] = ()
 
 
 def chart(series: Sequence[Series], x_name: str, y_name: str, title: str = "") -> str:
@@ -25,7 +29,9 @@ def chart(series: Sequence[Series], x_name: str, y_name: str, title: str = "") -
     series = [one for one in series if one.points]
     if not series:
         return ""
-    xs, ys = (scale([point[axis] for one in series for point in one.points]) for axis in (0, 1))
+    corners = [*((x, y) for one in series for (x, _), ends in zip(one.points, one.spread) for y in ends)]
+    corners += [point for one in series for point in one.points]
+    xs, ys = (scale([corner[axis] for corner in corners]) for axis in (0, 1))
 
     def place(point):
         x = LEFT + (point[0] - xs[0]) / (xs[-1] - xs[0]) * (WIDTH - LEFT - RIGHT)
@@ -80,6 +86,9 @@ def drawn(one: Series, place, colour: str) -> str:
     path = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
     parts = [f'<path d="{path}" stroke="{colour}" fill="none" stroke-width="1.5"/>'] if one.line else []
     parts += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3" fill="{colour}"/>' for x, y in places]
+    for (x, _), ends in zip(one.points, one.spread):
+        (at, low), (_, high) = (place((x, y)) for y in ends)
+        parts.append(f'<path d="M{at:.1f} {low:.1f}V{high:.1f}" stroke="{colour}"/>')
     for (x, y), label in zip(places, one.labels):
         inside = x < WIDTH - 80  # a label right of a point at the edge would be cut off
         parts.append(text(x + 5, y - 5, label) if inside else text(x - 5, y - 5, label, "end"))

@@ -179,3 +179,14 @@ def some(source: Source, most: int) -> Source:
     chosen = np.sort(order.permutation(source.size, 0, 0)(np.arange(most)))
     text = source.text and (lambda batch, indices, draws: source.text(batch, chosen[indices], draws))
     return source._replace(size=most, read=lambda indices: source.read(chosen[indices]), text=text)
+
+
+def watched(source: Source, check: Callable[[np.ndarray], None]) -> Source:
+    """The source, whose readable images pass check(uint8 images), which raises ValueError, whenever they are read."""
+
+    def read(indices):
+        batch = source.read(indices)
+        check(batch["image"][batch["valid"]])
+        return batch
+
+    return source._replace(read=read)

@@ -1,6 +1,21 @@
-"""Flax networks. Knowing nothing of diffusion, they map (image, number, condition) to an image."""
+"""Flax networks, one table for each family. They know nothing of losses and of sampling."""
 
+from models.autoregressive import Transformer
+from models.dit import DiT
+from models.edm2_unet import EDM2UNet
 from models.efficient_unet import EfficientUNet
+from models.gan import Gan
+from models.song_unet import SongUNet
 from models.unet import UNet
+from models.vae import VAE
 
-MODELS = {"unet": UNet, "efficient_unet": EfficientUNet}
+MODELS = {  # of diffusion
+    "unet": UNet,
+    "efficient_unet": EfficientUNet,
+    "song_unet": SongUNet,
+    "edm2_unet": EDM2UNet,
+    "dit": DiT,
+}
+AUTOENCODERS = {"vae": VAE}
+TRANSFORMERS = {"transformer": Transformer}  # of the autoregressive family
+GANS = {"gan": Gan}

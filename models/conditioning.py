@@ -67,3 +67,11 @@ class AttentionPool(nn.Module):
         )
         pooled = jax.nn.dot_product_attention(query, key, value, mask=mask[:, None, None, :])
         return style.dense("out", pooled.reshape(len(text), self.features), self.features, dtype=jnp.float32)
+
+
+def check_told(cond, num_labels: int, takes: tuple[str, ...], name: str) -> None:
+    """Raises ValueError where a condition has what a network has no layers for, or lacks the label that it has."""
+    if surplus := sorted(cond.keys() - {"label", *takes}):
+        raise ValueError(f"model.name={name} takes {', '.join(('label', *takes))}, but the task also tells {surplus}")
+    if num_labels and "label" not in cond:
+        raise ValueError(f"num_labels is {num_labels}, but cond has no 'label': {sorted(cond)}")

@@ -54,6 +54,10 @@ class Convention:
     kernel_init: Callable
     bias_init: Callable  # fan_in -> initialiser
     halving: tuple[int, int]  # a stride-2 convolution's padding before and after, on both axes
+    small_init: Callable = nn.initializers.zeros  # of the layers that start as nothing, or nearly
+    attention_init: Callable | None = None  # of query, key and value; None: kernel_init
+    group_channels: int = 1  # a group norm has fewer groups where they would have fewer channels than this
+    residual: float = 1.0  # the factor on every sum of a block and its shortcut
 
 
 CONVENTIONS = {
@@ -80,9 +84,9 @@ CONVENTIONS = {
 class Style:
     """How one network's layers are made: each method applies one, named in the module that calls.
 
-    `zero` starts a layer at exact 0: the second convolution of a residual block, attention's output
-    and the network's last convolution, so that every block starts as its shortcut and the network
-    as 0. (DDPM's code draws these with variance scale 1e-10 instead; ADM's are exact.)
+    `zero` starts a layer at exact 0, or at the convention's small_init: the second convolution of a residual
+    block, attention's output and the network's last convolution, so that every block starts as its shortcut and
+    the network as 0. (DDPM's code draws these with variance scale 1e-10 instead; ADM's are exact.)
     """
 
     convention: Convention
@@ -90,14 +94,27 @@ class Style:
     dtype: Any = jnp.float32
 
     def norm(self, name, x, dtype=None):
-        return GroupNorm(self.groups, self.convention.norm_eps, dtype or self.dtype, name=name)(x)
+        convention = self.convention
+        groups = min(self.groups, x.shape[-1] // convention.group_channels)
+        return GroupNorm(groups, convention.norm_eps, dtype or self.dtype, name=name)(x)
 
     def layer_norm(self, name, x):
         return nn.LayerNorm(epsilon=self.convention.norm_eps, dtype=self.dtype, name=name)(x)
 
+    def bare_layer_norm(self, x, dtype=None):
+        """A layer norm without scale and bias, for an embedding to give them."""
+        eps, dtype = self.convention.norm_eps, dtype or self.dtype
+        return nn.LayerNorm(epsilon=eps, use_scale=False, use_bias=False, dtype=dtype)(x)
+
     def dense(self, name, x, features, zero=False, dtype=None):
         inits = self._inits(x.shape[-1], zero)
         return nn.Dense(features, dtype=dtype or self.dtype, name=name, **inits)(x)
+
+    def attending(self, name, x, features):
+        """The layer of an attention's query, key or value."""
+        inits = self._inits(x.shape[-1], zero=False)
+        inits["kernel_init"] = self.convention.attention_init or inits["kernel_init"]
+        return nn.Dense(features, dtype=self.dtype, name=name, **inits)(x)
 
     def conv(self, name, x, features, stride=1, zero=False, dtype=None):
         """A 3x3 convolution, [b h w c] -> [b h/stride w/stride features], of stride 1 or 2."""
@@ -106,10 +123,14 @@ class Style:
         dtype = dtype or self.dtype
         return nn.Conv(features, (3, 3), stride, padding, dtype=dtype, name=name, **inits)(x)
 
+    def joined(self, x, h):
+        """A block's output h and its shortcut x, at the convention's scale."""
+        return (x + h) * self.convention.residual if self.convention.residual != 1 else x + h
+
     def _inits(self, fan_in, zero):
-        if zero:
-            return dict(kernel_init=nn.initializers.zeros, bias_init=nn.initializers.zeros)
         convention = self.convention
+        if zero:
+            return dict(kernel_init=convention.small_init, bias_init=nn.initializers.zeros)
         return dict(kernel_init=convention.kernel_init, bias_init=convention.bias_init(fan_in))
 
 
@@ -188,7 +209,7 @@ class ResBlock(nn.Module):
     scale_shift: the embedding scales and shifts the second norm (ADM's AdaGN), else it is
     added before it. resample: `halve` or `double` both branches (BigGAN's block). dropout: a rate,
     0 outside training. project: the shortcut is a 1x1 convolution even where the channels stay (Imagen).
-    Called with x [b h w c] and emb [b d], returns [b h' w' features].
+    Called with x [b h w c] and emb [b d], None where nothing is told; returns [b h' w' features].
     """
 
     style: Style
@@ -210,11 +231,13 @@ class ResBlock(nn.Module):
         x = self.resample(x)
         if self.project or x.shape[-1] != self.features:
             x = style.dense("shortcut", x, self.features)
-        return x + h
+        return style.joined(x, h)
 
     @nn.nowrap
     def _condition(self, h, emb):
         style, width = self.style, self.features
+        if emb is None:
+            return style.norm("norm_2", h)
         emb = style.dense("embedding", emb, 2 * width if self.scale_shift else width)
         emb = emb[:, None, None, :]
         if not self.scale_shift:
@@ -253,8 +276,8 @@ class Attention(nn.Module):
         keys, values, masks = [], [], []
 
         def attend_to(prefix, tokens, mask):
-            keys.append(style.dense(f"{prefix}key", tokens, width))
-            values.append(style.dense(f"{prefix}value", tokens, width))
+            keys.append(style.attending(f"{prefix}key", tokens, width))
+            values.append(style.attending(f"{prefix}value", tokens, width))
             masks.append(mask)
 
         if self.own:
@@ -263,11 +286,11 @@ class Attention(nn.Module):
             attend_to("text_", style.layer_norm("text_norm", text), mask)
         query, key, value = (
             split_heads(z, self.heads)
-            for z in (style.dense("query", y, width), jnp.concatenate(keys, 1), jnp.concatenate(values, 1))
+            for z in (style.attending("query", y, width), jnp.concatenate(keys, 1), jnp.concatenate(values, 1))
         )
         mask = None if text is None else jnp.concatenate(masks, 1)[:, None, None]
         # Logits and softmax are float32 under bfloat16 here, which an einsum of one's own must say.
         y = jax.nn.dot_product_attention(query, key, value, mask=mask)
         if not self.own:
             y = jnp.where(mask.any(-1, keepdims=True), y, 0)  # no key at all is answered with the mean of all values
-        return x + style.dense("out", y.reshape(b, h, w, width), c, zero=True)
+        return style.joined(x, style.dense("out", y.reshape(b, h, w, width), c, zero=True))

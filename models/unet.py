@@ -5,6 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
+from models.checks import check_levels, check_sides, check_values
 from models.conditioning import beside, embed, with_text
 from models.layers import CONVENTIONS, REMAT, Attention, ResBlock, Style, double, halve, same
 
@@ -51,7 +52,8 @@ class UNet(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
-        for check in (_check_values, _check_levels, _check_widths, _check_heads):
+        check_values(self, CHOICES, **LEAST)
+        for check in (check_levels, _check_widths, _check_heads):
             check(self)
 
     @nn.compact
@@ -139,40 +141,9 @@ class UNet(nn.Module):
         return self._style.conv(name, double(x), x.shape[-1])
 
 
-CHOICES = {
-    "resample": ("conv", "block"),
-    "convention": tuple(CONVENTIONS),
-    "dtype": ("float32", "bfloat16"),
-    "remat": tuple(REMAT),
-}
-
+CHOICES = {"resample": ("conv", "block"), "convention": tuple(CONVENTIONS)}
 LEAST = dict(size=1, out_channels=1, channels=4, blocks=1, num_heads=1, groups=1)
 LEAST |= dict(head_channels=0, num_labels=0)
-
-
-def _check_values(net):
-    for key, choices in CHOICES.items():
-        if getattr(net, key) not in choices:
-            raise ValueError(f"{key} is {getattr(net, key)!r}: choose from {choices}")
-    for key, least in LEAST.items():
-        if getattr(net, key) < least:
-            raise ValueError(f"{key} is {getattr(net, key)}: give at least {least}")
-    if not 0 <= net.dropout < 1:
-        raise ValueError(f"dropout is {net.dropout}: give a rate in [0, 1)")
-
-
-def _check_levels(net):
-    sizes = [size for size, _ in net.levels]
-    if not sizes:
-        raise ValueError("multipliers is empty: give one number a level")
-    halvings = len(sizes) - 1
-    if net.size % 2**halvings:
-        raise ValueError(
-            f"size is {net.size}, which {len(sizes)} multipliers halve {halvings} times: "
-            f"give a multiple of {2**halvings}, or fewer multipliers"
-        )
-    if missing := sorted(set(net.attention) - set(sizes)):
-        raise ValueError(f"attention is at {missing}, which is no level: choose from {sizes}")
 
 
 def _check_widths(net):
@@ -204,12 +175,6 @@ def _check_heads(net):
 
 
 def _check_input(net, x, cond):
-    multiple = 2 ** (len(net.levels) - 1)
-    b, h, w, c = x.shape
-    if h % multiple or w % multiple:
-        raise ValueError(
-            f"images are {h} x {w}, which {len(net.levels)} multipliers cannot halve: "
-            f"give sides that are multiples of {multiple}"
-        )
+    check_sides(net, x)
     if net.num_labels and "label" not in cond:
         raise ValueError(f"num_labels is {net.num_labels}, but cond has no 'label': {sorted(cond)}")

@@ -24,7 +24,9 @@ def edit(config, flags) -> None:
     workdir = epath.Path(absolute(flags.workdir))
     experiment = build(config)
     settings = asked_settings(config, flags)
-    edit_files(Model(config, experiment, restored(config, experiment, workdir, flags), settings), flags)
+    model = Model(config, experiment, restored(config, experiment, workdir, flags), settings)
+    _ = model.edits  # refused before anything is written
+    edit_files(model, flags)
 
 
 def edit_files(model: Model, flags) -> None:
@@ -43,7 +45,7 @@ def edit_files(model: Model, flags) -> None:
         return
     task, paths = PER_FILE[flags.task], pictures.listing(flags.input)
     how = task.edit(job)
-    calls, derivatives = experiment.edits.calls(settings, how)
+    calls, derivatives = model.edits.calls(settings, how)
     facts |= {**how._asdict(), "network_calls": calls, "derivatives_a_call": derivatives}
     done, failed = [], {}
     for entries in edited(job, task, paths, failed):

@@ -15,7 +15,7 @@ from modes.candidate import Candidate
 from modes.evaluators import EVALUATORS, NEEDS, OF_SAMPLES, better, check_evaluators, names
 from modes.judge import Judge
 from modes.weights import Weights, asked_settings, holding, provenance, restored
-from plans import Settings, plan_of
+from plans import Settings
 from training import hosts, posthoc
 from training.checkpoint import absolute
 from training.interrupt import Interrupt
@@ -76,9 +76,7 @@ def evaluate_weights(judge: Judge, weights: Weights, settings: Settings, flags, 
         Candidate(judge, weights, each, flags.seed, out / "evaluation", check)
         for each in (settings, *swept(judge.config, settings))
     ]
-    schedule = judge.experiment.schedule(weights.params)
     for candidate in candidates:  # settings that cannot be are found before anything is drawn
-        plan_of(judge.config, candidate.settings, schedule)
         judge.experiment.calls(candidate.settings)
     first, *others = candidates
     evaluators = names(judge.config.evaluation.evaluators)

@@ -27,8 +27,10 @@ def validation_loss(candidate: Candidate) -> Results:
     """The deterministic validation loss on the evaluation split."""
     config, experiment = candidate.config, candidate.experiment
     value, n = experiment.validation_loss(candidate.weights.params, candidate.judge.frozen, candidate.check)
-    draws, weighting = config.evaluation.validation_draws, config.diffusion.weighting
-    yield "validation_loss", Result(value, dict(split=config.data.eval_split, n=n, draws=draws, weighting=weighting))
+    settings = dict(split=config.data.eval_split, n=n, draws=config.evaluation.validation_draws)
+    if config.family == "diffusion":
+        settings["weighting"] = config.diffusion.weighting
+    yield "validation_loss", Result(value, settings)
 
 
 def small_images(candidate: Candidate) -> Results:
@@ -69,23 +71,35 @@ def clip_score(candidate: Candidate) -> Results:
     yield from score_of_clip(features, judge.clip.encode(texts), settings)
 
 
+def likelihood_own(candidate: Candidate) -> Results:
+    """Bits per dimension of held-out images as the family itself gives them: a bound, or exact, as their name says."""
+    yield from held_out_bits(candidate, candidate.experiment.bits, {})
+
+
 def likelihood_vlb(candidate: Candidate) -> Results:
     """Bits per dimension of held-out images, at most, by the variational bound."""
     draws = candidate.config.evaluation.likelihood_steps
-    yield from held_out_bits(candidate, likelihood.bound, draws, {"variance": "learned, or the forward step's"})
+    yield from of_diffusion(candidate, likelihood.bound, draws, {"variance": "learned, or the forward step's"})
 
 
 def likelihood_ode(candidate: Candidate) -> Results:
     """The same by the probability-flow ODE: of dequantised values, so at most, and with the solver's error."""
     steps = candidate.config.evaluation.likelihood_steps
-    yield from held_out_bits(candidate, likelihood.flow, steps, {"solver": "Heun, steps equal in logsnr"})
+    yield from of_diffusion(candidate, likelihood.flow, steps, {"solver": "Heun, steps equal in logsnr"})
 
 
-def held_out_bits(candidate: Candidate, method: Callable, steps: int, settings: dict) -> Results:
-    config, experiment = candidate.config, candidate.experiment
-    if tuple(experiment.task.sample_shape) != tuple(config.data.shape):
+def of_diffusion(candidate: Candidate, method: Callable, steps: int, settings: dict) -> Results:
+    """By a method that calls the denoiser `steps` times."""
+    experiment = candidate.experiment
+    if tuple(experiment.task.sample_shape) != tuple(candidate.config.data.shape):
         raise ValueError(f"likelihood is of images, and this model's are {experiment.task.sample_shape}: leave it out")
-    mesh, bits_of = experiment.mesh, method(experiment.task.prepare, experiment.denoiser, experiment.schedule, steps)
+    bits_of = method(experiment.task.prepare, experiment.denoiser, experiment.schedule, steps)
+    settings = {"steps": steps} | settings | {"threshold": "none", "guidance": None}
+    yield from held_out_bits(candidate, bits_of, settings)
+
+
+def held_out_bits(candidate: Candidate, bits_of: likelihood.Bits, settings: dict) -> Results:
+    config, experiment, mesh = candidate.config, candidate.experiment, candidate.experiment.mesh
     size, share = sharding.round_up(config.sampling.batch_size, sharding.batch_parts(mesh)), sharding.batch_share(mesh)
     source = some(experiment.source(config.data.eval_split), config.evaluation.likelihood_images)
     places = (start + local_rows(size, **share) for start in range(0, source.size, size))
@@ -101,8 +115,7 @@ def held_out_bits(candidate: Candidate, method: Callable, steps: int, settings: 
         placed = sharding.put_batch(batch | {"index": next(places).astype(np.uint32)}, mesh)
         return program(candidate.weights.params, candidate.judge.frozen, placed)
 
-    settings = {"split": config.data.eval_split, "steps": steps, "seed": candidate.seed} | settings
-    settings |= {"threshold": "none", "guidance": None}
+    settings = {"split": config.data.eval_split, "seed": candidate.seed} | settings
     yield from likelihood.likelihood(bits, evaluation_batches(source, size, **share), settings)
 
 
@@ -114,10 +127,19 @@ EVALUATORS: dict[str, Callable[[Candidate], Results]] = {
     "fid": fid,
     "fd": fd,
     "clip_score": clip_score,
+    "likelihood": likelihood_own,
     "likelihood_vlb": likelihood_vlb,
     "likelihood_ode": likelihood_ode,
     "super_resolution": given.super_resolution,
     "wordings": given.wordings,
+}
+# Those that not every family has.
+OF_FAMILIES = {
+    "validation_loss": ("diffusion", "vae", "autoregressive"),
+    "likelihood": ("vae", "autoregressive"),
+    "likelihood_vlb": ("diffusion",),
+    "likelihood_ode": ("diffusion",),
+    "super_resolution": ("diffusion",),
 }
 # Those that a sweep over the settings of sampling repeats.
 OF_SAMPLES = ("small_images", "super_resolution", "wordings", "fid", "fd", "clip_score")
@@ -150,5 +172,10 @@ def check_evaluators(config) -> None:
         if name not in EVALUATORS:
             choices = ", ".join(sorted(EVALUATORS))
             raise ValueError(f"evaluation.evaluators: {name!r} is unknown; choose from {choices}")
+        if config.family not in OF_FAMILIES.get(name, (config.family,)):
+            whose = " and ".join(OF_FAMILIES[name])
+            raise ValueError(
+                f"evaluation.evaluators: {name} is of family={whose}, and this config's is {config.family}"
+            )
     if config.evaluation.labels not in ("training", "balanced"):
         raise ValueError(f"evaluation.labels={config.evaluation.labels!r} must be 'training' or 'balanced'")

@@ -11,7 +11,7 @@ import conditions
 import drawing
 from diffusion.editing.start import noisy, slerp
 from diffusion.schedules import Schedule, clean_at_zero
-from edits import Edit
+from edits import Edit, Edits
 from evaluation.images import require_uint8, to_uint8
 from experiment import Experiment, build
 from modes.weights import Weights, restored
@@ -56,13 +56,24 @@ class Model(NamedTuple):
         return self._replace(settings=self.settings._replace(**settings))
 
     @property
+    def edits(self) -> Edits:
+        """The programs of editing. Raises ValueError for a model that has none."""
+        if self.experiment.edits is None:
+            raise ValueError(f"editing takes a model of family=diffusion, and this one's is {self.config.family}")
+        return self.experiment.edits
+
+    @property
     def shape(self) -> tuple[int, int, int]:
         """Height, width and channels of its images."""
         return tuple(self.config.data.shape)
 
     def sample(self, n: int, seed=0, **given) -> np.ndarray:
         """n new images."""
-        return self.draw(n, seed, given, {}, Edit())
+
+        def program(params, frozen, seeds, rows, held, settings, edit):
+            return drawing.as_pixels(self.experiment.sample(params, frozen, seeds, rows, settings), seeds)
+
+        return self._walk(program, n, seed, given, {}, Edit())
 
     def inpaint(self, images, hidden, method: str = "", seed=0, **given) -> np.ndarray:
         """The images with what is hidden, true in [h w] or [n h w], made up; the rest is theirs to the bit.
@@ -112,7 +123,7 @@ class Model(NamedTuple):
 
         def call(seeds, rows):
             params, frozen = self.weights.params, self.experiment.frozen()
-            drawn = self.experiment.edits.enlarge(params, frozen, seeds, rows, settings, overlap)
+            drawn = self.edits.enlarge(params, frozen, seeds, rows, settings, overlap)
             return drawing.as_pixels(drawn, seeds)
 
         large = drawing.in_batches(self.experiment, self.config, call, (seeds_of(seed, len(images)), rows))
@@ -126,7 +137,7 @@ class Model(NamedTuple):
     def invert(self, images, strength: float = 1.0, **given) -> Inverted:
         """The noise of these images under this condition, without guidance."""
         x0, edit = np.asarray(normalise(require_uint8(np.asarray(images), "images"))), Edit(strength=strength)
-        edits, settings = self.experiment.edits, self.deterministic(guidance=None).settings
+        edits, settings = self.edits, self.deterministic(guidance=None).settings
 
         def noise(seeds, rows, images):
             return edits.invert(self.weights.params, self.experiment.frozen(), seeds, rows, images, settings, edit)
@@ -156,35 +167,35 @@ class Model(NamedTuple):
 
     def film(self, n: int, seed=0, **given) -> tuple[np.ndarray, np.ndarray]:
         """While n images are drawn: x_t [n steps + 1 h w c] and its x0 predictions [n steps h w c], floats."""
-        return self._walk(self.experiment.edits.film, n, seed, given, {}, Edit())
+        return self._walk(self.edits.film, n, seed, given, {}, Edit())
 
     def noising(self, images, seed=0) -> np.ndarray:
         """uint8 [n steps + 1 h w c]: the images at each time of the grid, from data to noise, with one noise each."""
         x0, schedule = normalise(require_uint8(np.asarray(images), "images")), self.schedule
         keys = jax.vmap(jax.random.key)(seeds_of(seed, len(images)))
-        times = self.experiment.edits.times(self.settings, Edit())[::-1]
+        times = self.edits.times(self.settings, Edit())[::-1]
         path = [x0, *(noisy(keys, x0, schedule, t) for t in times[1:])]
         return self.shown(np.stack(path, axis=1)[:, ::-1])[:, ::-1]
 
     def shown(self, path: np.ndarray) -> np.ndarray:
         """uint8 of x_t along the grid [n steps + 1 h w c], scaled so that noise of any schedule has unit variance."""
-        alpha, sigma = clean_at_zero(self.schedule).level(self.experiment.edits.times(self.settings, Edit()))
+        alpha, sigma = clean_at_zero(self.schedule).level(self.edits.times(self.settings, Edit()))
         scale = np.sqrt(np.asarray(alpha) ** 2 + np.asarray(sigma) ** 2).reshape(-1, 1, 1, 1)
         return to_uint8(path / scale)
 
     @property
     def schedule(self) -> Schedule:
-        return self.experiment.edits.schedule(self.weights.params)
+        return self.edits.schedule(self.weights.params)
 
     def calls(self, method: str = "", strength: float = 1.0) -> tuple[int, int]:
         """How often the network is called for an edit, and how many of its derivatives are taken beside each call."""
-        return self.experiment.edits.calls(self.settings, Edit(method, strength=strength))
+        return self.edits.calls(self.settings, Edit(method, strength=strength))
 
     def draw(self, n: int, seed, given: dict, held: dict, edit: Edit) -> np.ndarray:
         """n images that are given a condition, held to what is known, or started from an image or from noise."""
 
         def program(params, frozen, seeds, *asked):
-            return drawing.as_pixels(self.experiment.edits.draw(params, frozen, seeds, *asked), seeds)
+            return drawing.as_pixels(self.edits.draw(params, frozen, seeds, *asked), seeds)
 
         return self._walk(program, n, seed, given, held, edit)
 

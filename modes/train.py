@@ -2,7 +2,9 @@
 
 import functools
 import json
+import threading
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -16,17 +18,17 @@ import drawing
 import workdir as records
 from checks import check_batches
 from evaluation.images import make_grid, save_png
-from experiment import Experiment, build, model_flops
+from experiment import Experiment, abstract_batch, build, model_flops
 from input_pipeline import facts
 from modes.evaluators import check_evaluators
 from plans import settings_of
+from students import read_teacher, teacher_weights
 from training import ema, hosts, posthoc
 from training.checkpoint import Checkpoints, absolute
 from training.chips import chip_of
 from training.loop import Hook, Options
 from training.loop import train as run_loop
 from training.metrics import Silent, Writer, write_json
-from training.objective import METRIC_LABELS
 from training.state import TrainState
 from training.trackers import All, Wandb
 from training.warm_start import warm_start
@@ -39,6 +41,7 @@ class Run(NamedTuple):
     workdir: epath.Path
     state: TrainState
     start: int
+    train_step: Callable
     checkpoints: Checkpoints
     writer: Writer
     hooks: tuple[Hook, ...]
@@ -58,8 +61,8 @@ def train(config, flags) -> None:
     )
     run_loop(
         run.state,
-        experiment.frozen(),
-        experiment.train_step,
+        experiment.frozen(training=True),
+        run.train_step,
         experiment.batches(run.start),
         run.checkpoints,
         run.writer,
@@ -74,12 +77,15 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
     """Takes the workdir, restores or makes the state, and records the start. Raises ValueError in one line."""
     check_batches(config, experiment.mesh)
     check_evaluators(config)
+    if config.distill.teacher:
+        read_teacher(config)
     data = facts(experiment.source(config.data.train_split))
     if config.log.validation_every:
         experiment.source(config.data.eval_split)  # a split that is not there is found now
     held = records.lock(workdir)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
     changed = check_run(config, workdir, checkpoints, data, allow_config_change)
+    train_step = compiling(experiment, abstract_batch(config, experiment.mesh, config.train.batch_size))
     state, start = first_state(config, experiment, checkpoints)
     posthoc.drop_snapshots_after(workdir, start)
     if start < config.train.steps and hosts.writes():
@@ -98,7 +104,7 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
         checkpoint_every=config.checkpoint.every,
         max_skipped=config.optim.max_skipped,
         profile_from=config.log.profile_from,
-        metric_labels=METRIC_LABELS,
+        metric_labels=experiment.metric_labels,
         **model_speed(config),
     )
     hooks = (
@@ -106,7 +112,21 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
         validation_hook(config, experiment, workdir, writer),
         posthoc.snapshot_hook(workdir, config.ema.snapshot_every, config.ema.sigma_rels),
     )
-    return Run(config, workdir, state, start, checkpoints, writer, hooks, options, held)
+    return Run(config, workdir, state, start, train_step, checkpoints, writer, hooks, options, held)
+
+
+def compiling(experiment: Experiment, batch) -> Callable:
+    """The train step, which from now on compiles beside what else a start takes; its first call waits for that."""
+    step = experiment.train_step
+    lowered = functools.partial(step.lower, experiment.abstract, experiment.abstract_frozen, batch)
+    thread = threading.Thread(target=lambda: lowered().compile(), name="train step")
+    thread.start()
+
+    def train_step(*args):
+        thread.join()
+        return step(*args)  # finds what was compiled
+
+    return train_step
 
 
 def open_writer(config, workdir, start: int):
@@ -158,6 +178,8 @@ def first_state(config, experiment: Experiment, checkpoints: Checkpoints):
     state = experiment.init(config.seed, config.optim.lr)
     if config.init_from:
         state = warm_start(state, config.init_from, config.init_weights, config.init_pattern)
+    elif config.distill.teacher:
+        state = warm_start(state, config.distill.teacher, teacher_weights(read_teacher(config)[2]), ".*")
     return state, 0
 
 
@@ -179,7 +201,7 @@ def sample_hook(config, experiment: Experiment, workdir, writer) -> Hook:
 
 
 def validation_hook(config, experiment: Experiment, workdir, writer) -> Hook:
-    """The deterministic validation loss, of the parameters and of each average."""
+    """The deterministic validation loss, of the parameters and of each average; never of a family that has none."""
 
     def run(step, state, check):
         loss = functools.partial(experiment.validation_loss, frozen=experiment.frozen(), check=check)
@@ -193,4 +215,4 @@ def validation_hook(config, experiment: Experiment, workdir, writer) -> Hook:
         lines = map(json.loads, path.read_text().splitlines() if path.exists() else ())
         return any(line["step"] == step and "validation_loss/raw" in line for line in lines)
 
-    return Hook(config.log.validation_every, run, done)
+    return Hook(config.log.validation_every if experiment.validation_loss else 0, run, done)

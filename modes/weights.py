@@ -9,15 +9,20 @@ import numpy as np
 
 import workdir as records
 from experiment import Experiment
+from families import NAMED, means_nothing
 from plans import Settings, settings_of
 from training import ema, posthoc, sharding
 from training.checkpoint import Checkpoints
 
 
 def asked_settings(config, flags) -> Settings:
-    """config.sampling, overridden by the flags that were given."""
+    """config.sampling, overridden by the flags that were given. Raises ValueError for one without a meaning here."""
     given = {key: flags[key].value for key in ("sampler", "steps", "guidance")}
-    return settings_of(config)._replace(**{key: value for key, value in given.items() if value is not None})
+    given = {key: value for key, value in given.items() if value is not None}
+    for key in given:
+        if means_nothing(f"sampling.{key}", config.family):
+            raise ValueError(f"--{key}: this model is of family={config.family}, which samples without one")
+    return settings_of(config)._replace(**given)
 
 
 class Weights(NamedTuple):
@@ -45,7 +50,9 @@ def restored(config, experiment: Experiment, workdir, flags, step: int | None = 
     step = checkpoints.latest() if step is None else step
     if step is None:
         raise ValueError(f"no checkpoint in {checkpoints.directory} yet: train first, or name another --workdir")
-    params = checkpoints.restore_weights(step, name, experiment.abstract.params)
+    state = experiment.abstract
+    like = state.params if name == "raw" else next(iter(state.ema.values()))
+    params = checkpoints.restore_weights(step, name, like)
     return Weights(params, step, name, digest(params))
 
 
@@ -65,6 +72,13 @@ def whole(leaf) -> np.ndarray:
     return np.asarray(jax.jit(lambda x: x, out_shardings=sharding.replicated(leaf.sharding.mesh))(leaf))
 
 
+def facts_of(config, settings: Settings) -> dict:
+    """The family, what of the settings it samples by, and the mathematics that its section of the config names."""
+    family = config.family
+    used = {key: value for key, value in settings._asdict().items() if not means_nothing(f"sampling.{key}", family)}
+    return {"family": family} | used | {key: config[family][key] for key in NAMED[family]}
+
+
 def provenance(config, experiment: Experiment, weights: Weights, settings: Settings, flags) -> dict:
     """What a picture or a number depends on."""
     return {
@@ -72,10 +86,8 @@ def provenance(config, experiment: Experiment, weights: Weights, settings: Setti
         "ema": weights.name,
         "weights": weights.digest,
         "seed": flags.seed,
-        **settings._asdict(),
+        **facts_of(config, settings),
         "network_calls": experiment.calls(settings),
-        "schedule": config.diffusion.schedule,
-        "prediction": config.diffusion.prediction,
         "dtype": config.model.dtype,
         "to_uint8": "round",
         "data": {key: config.data[key] for key in ("name", "dataset", "shape", "preprocess")},

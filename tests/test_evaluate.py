@@ -23,7 +23,7 @@ from modes.evaluate import evaluate_weights, watch
 from modes.evaluators import EVALUATORS, check_evaluators, names
 from modes.judge import Clip, Judge, readable
 from modes.weights import Weights
-from plans import settings_of
+from plans import check_guidance, settings_of
 from training import posthoc
 from training.sharding import data_mesh
 from training.tasks import normalise
@@ -65,6 +65,11 @@ def judge(config, tmp_path, monkeypatch):
         noise = jax.vmap(lambda key: jax.random.uniform(key, SHAPE, minval=-1))(keys)
         return noise * params["scale"] * (settings.guidance or 1) ** 0.5
 
+    def calls(settings):
+        check_guidance(config, settings)
+        return settings.steps
+
+    scale = {"scale": jax.ShapeDtypeStruct((), jnp.float32)}
     experiment = types.SimpleNamespace(
         mesh=mesh,
         task=types.SimpleNamespace(labels=0),
@@ -72,9 +77,8 @@ def judge(config, tmp_path, monkeypatch):
         sample=sample,
         frozen=lambda: None,
         source=lambda split: real(),
-        calls=lambda settings: settings.steps,
-        schedule=lambda params: SCHEDULES["cosine"](),
-        abstract=types.SimpleNamespace(params={"scale": jax.ShapeDtypeStruct((), jnp.float32)}),
+        calls=calls,
+        abstract=types.SimpleNamespace(params=scale, ema={"0.9999": scale}),
     )
     monkeypatch.setattr(candidates, "PART", 16)
     judge = Judge(config, experiment, tmp_path)

@@ -62,6 +62,11 @@ def gamma(sigma_rel: float) -> float:
     return float(np.roots([1, 7, 16 - sigma_rel**-2, 12 - sigma_rel**-2]).real.max())
 
 
+def part(params, names: tuple[str, ...]):
+    """What is averaged: the parameters of these names, or all where there are none."""
+    return {name: params[name] for name in names} if names else params
+
+
 def update(average, params, weight):
     """average + weight * (params - average), leaf by leaf."""
     return jax.tree.map(lambda a, p: a + weight * (p - a), average, params)

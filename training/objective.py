@@ -43,14 +43,45 @@ def losses_at(apply: Apply, diffusion: Diffusion, params, x0, cond, t, eps, drop
     return diffusion.loss(out, x0, eps, t), diffusion.mean_loss(out[..., : x0.shape[-1]], x0, eps, t)
 
 
+class Drawn(NamedTuple):
+    """What a step has drawn for its examples, and what it is told of them."""
+
+    x0: jax.Array  # [b h w c]
+    cond: dict[str, jax.Array]
+    t: jax.Array  # [b 1 1 1]
+    eps: jax.Array  # [b h w c]
+
+
+# (params, frozen, memory, drawn, dropout_key) -> (losses [b], mean losses [b] or None, the times t they are of)
+LossesOf = Callable[..., tuple[jax.Array, jax.Array | None, jax.Array]]
+
+
+def denoising(apply: Apply, diffusion_of: Callable[..., Diffusion]) -> LossesOf:
+    """The network is to say what was drawn."""
+
+    def losses_of(params, frozen, memory, drawn: Drawn, dropout_key):
+        x0, cond, t, eps = drawn
+        return *losses_at(apply, diffusion_of(params), params, x0, cond, t, eps, dropout_key), t
+
+    return losses_of
+
+
 def diffusion_objective(
-    apply: Apply, task: Task, diffusion_of: Callable[..., Diffusion], times: Times, strata: int = 0
+    apply: Apply,
+    task: Task,
+    diffusion_of: Callable[..., Diffusion],
+    times: Times,
+    strata: int = 0,
+    losses_of: LossesOf | None = None,
+    **more,
 ) -> Objective:
-    """The training objective, with its loss by logsnr beside that of the trivial predictor.
+    """The training objective, with its mean loss by logsnr beside that of the trivial predictor.
 
     diffusion_of(params) is the mathematics; strata is the global batch size where times are to be stratified over
-    it, 0 where they are independent.
+    it, 0 where they are independent; losses_of: what is asked of the network, to say what was drawn unless given;
+    more: other fields of Objective.
     """
+    losses_of = losses_of or denoising(apply, diffusion_of)
 
     def losses(params, frozen, memory, keys, batch, dropout_key):
         diffusion = diffusion_of(params)
@@ -60,11 +91,11 @@ def diffusion_objective(
         u = stratified(u, batch["position"], strata) if strata else u
         t, weight = times.draw(memory, u, diffusion.schedule)
         eps = normal(noise_keys, x0.shape[1:])
-        own, mean_losses = losses_at(apply, diffusion, params, x0, cond, t, eps, dropout_key)
-        sums = by_logsnr(diffusion, mean_losses, x0, t, weight, batch["valid"])
+        own, mean_losses, t = losses_of(params, frozen, memory, Drawn(x0, cond, t, eps), dropout_key)
+        sums = {} if mean_losses is None else by_logsnr(diffusion, mean_losses, x0, t, weight, batch["valid"])
         return weight * own, sums, {"t": t, "losses": own, "valid": batch["valid"]}
 
-    return Objective(losses, times.init, lambda memory, notes: times.learn(memory, **notes))
+    return Objective(losses, times.init, lambda memory, notes: times.learn(memory, **notes), METRIC_LABELS, **more)
 
 
 def validation_losses(

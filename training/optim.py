@@ -19,6 +19,11 @@ def with_clipping(optimiser: optax.GradientTransformation, clip: float) -> optax
     return optax.chain(first, optimiser)  # a chain in any case, so that checkpoints have one layout
 
 
+def each(optimisers: dict[str, optax.GradientTransformation]) -> optax.GradientTransformation:
+    """An optimiser of its own, clipping included, for each of the parts of parameters {name: part}."""
+    return optax.multi_transform(optimisers, {name: name for name in optimisers})
+
+
 def adam(rate, b1, b2, eps, weight_decay):
     if weight_decay:
         raise ValueError(f"optim.weight_decay={weight_decay} has no place in adam; use optim.name=adamw, or 0")

@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from training import ema
+
 Params = Any
 
 
@@ -29,8 +31,10 @@ def new_state(
     seed: int,
     memory: Callable[[], dict] = dict,
     lr: float = 1.0,
+    averaged: tuple[str, ...] = (),
 ) -> TrainState:
-    """The state before the first step: `init(key)` makes the parameters; every average starts as a copy of them.
+    """The state before the first step: `init(key)` makes the parameters; every average starts as a copy of them,
+    or of those parts of them that `averaged` names.
 
     Seed and learning rate are in it, and what is compiled does not depend on them: a sweep over them compiles once.
     """
@@ -40,7 +44,7 @@ def new_state(
     return TrainState(
         step=zero,
         params=params,
-        ema={name: jax.tree.map(jnp.copy, params) for name in ema_names},
+        ema={name: jax.tree.map(jnp.copy, ema.part(params, averaged)) for name in ema_names},
         opt_state=optimiser.init(params),
         extra={"seed": jnp.uint32(seed), "lr": jnp.float32(lr), "skipped": zero, "skipped_in_a_row": zero} | remembered,
     )

@@ -20,12 +20,18 @@ class Objective(NamedTuple):
 
     losses(params, frozen, memory, keys [b], batch, dropout_key) -> (loss of each example [b], sums, notes);
     batch['position'] [b] is each example's place in the global batch. memory is a dict of arrays and lives in
-    state.extra: learn(memory, notes) -> memory, given the notes [b] of the whole batch, after the gradient.
+    state.extra: learn(memory, notes) -> memory, given the notes [b] of the whole batch, after the gradient. sees(state)
+    is what it is given beside it: the step, an average.
+    labels: names of the entries of those sums that are vectors. Parts of the parameters that play against each other
+    have the sum of their losses for a loss, each stopping the gradient to the other's part: one gradient then holds
+    each part's own.
     """
 
     losses: Callable[..., tuple[jax.Array, Sums, Any]]
     memory: Callable[[], dict] = dict
     learn: Callable[[dict, Any], dict] = lambda memory, notes: memory
+    labels: dict[str, tuple[str, ...]] = {}
+    sees: Callable[[TrainState], dict] = lambda state: {}
 
 
 class Update(NamedTuple):
@@ -33,6 +39,7 @@ class Update(NamedTuple):
 
     optimiser: optax.GradientTransformation  # at a peak learning rate of 1, which state.extra['lr'] multiplies
     averages: dict[str, ema.Rule]  # by name
+    averaged: tuple[str, ...] = ()  # names, at the top of the parameters, of what is averaged; () for all
 
 
 def step_keys(seed: jax.Array, step: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
@@ -50,9 +57,10 @@ def make_train_step(objective: Objective, update: Update, accumulate: int = 1) -
         keys, dropout_key = step_keys(state.extra["seed"], state.step, n)
         examples = jnp.maximum(batch["valid"].sum(), 1)
         memory = state.extra.get("memory", {})
+        known = memory | objective.sees(state)
 
         def loss(params, part, part_keys, part_key):
-            losses, sums, notes = objective.losses(params, frozen, memory, part_keys, part, part_key)
+            losses, sums, notes = objective.losses(params, frozen, known, part_keys, part, part_key)
             total = jnp.where(part["valid"], losses, 0.0).sum()
             sums = sums | {"loss": (total, part["valid"].sum())}
             return total / examples, (sums, notes)
@@ -101,7 +109,7 @@ def apply_update(state: TrainState, gradient, update: Update) -> tuple[TrainStat
     updates = jax.tree.map(lambda update: state.extra["lr"] * update, updates)
     params = optax.apply_updates(state.params, updates)
     taken = state.step - state.extra["skipped"]
-    averages = ema.update_all(state.ema, params, update.averages, taken)
+    averages = ema.update_all(state.ema, ema.part(params, update.averaged), update.averages, taken)
 
     old = (state.params, state.opt_state, state.ema)
     new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), (params, opt_state, averages), old)

@@ -46,7 +46,12 @@ def warm_start(state: TrainState, init_from: str, weights: str, pattern: str) ->
         return jax.device_put(jnp.asarray(loaded[name], old.dtype), old.sharding) if name in taken else old
 
     params = jax.tree.map_with_path(choose, state.params)
-    return state.replace(params=params, ema={name: jax.tree.map(jnp.copy, params) for name in state.ema})
+    new = flat(params)  # an average may be of a part of the parameters
+
+    def started(average):
+        return jax.tree.map_with_path(lambda path, _: jnp.copy(new[join(path)]), average)
+
+    return state.replace(params=params, ema={name: started(average) for name, average in state.ema.items()})
 
 
 def report(origin: str, step: int, weights: str, own: dict, loaded: dict, taken: set) -> None:

@@ -2,6 +2,7 @@
 
 from diffusion.samplers.addim import addim
 from diffusion.samplers.ancestral import ancestral
+from diffusion.samplers.consistency import consistency
 from diffusion.samplers.ddim import ddim
 from diffusion.samplers.dpm_solver import dpmpp_2m, dpmpp_3m_sde
 from diffusion.samplers.euler import euler, euler_ancestral
@@ -20,4 +21,5 @@ SAMPLERS = {
     "dpmpp_3m_sde": dpmpp_3m_sde,
     "unipc": unipc,
     "predictor_corrector": predictor_corrector,
+    "consistency": consistency,
 }

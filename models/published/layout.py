@@ -24,10 +24,14 @@ class Layout(NamedTuple):
     layers: Mapping[str, str]
 
 
-def shapes(net: UNet, low_res: bool = False) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """Every parameter's path and shape; low_res: of an upsampler, which is fed a second image."""
-    image, number = jnp.zeros((1, net.size, net.size, 3)), jnp.zeros((1,))
+def shapes(net, low_res: bool = False, channels: int = 3, **told: int) -> dict[tuple[str, ...], tuple[int, ...]]:
+    """Every parameter's path and shape of a network of images of so many channels.
+
+    low_res: of an upsampler, which is fed a second image. told: the widths of other things that it is told.
+    """
+    image, number = jnp.zeros((1, net.size, net.size, channels)), jnp.zeros((1,))
     cond = {"label": jnp.zeros((1,), jnp.int32)} | ({"low_res": image} if low_res else {})
+    cond |= {name: jnp.zeros((1, width)) for name, width in told.items()}
     params = jax.eval_shape(net.init, jax.random.key(0), image, number, cond)["params"]
     return {path: leaf.shape for path, leaf in flatten_dict(params).items()}
 
@@ -39,11 +43,17 @@ def their_name(layout: Layout, blocks: Mapping[str, str], path: tuple[str, ...])
     return ".".join([*parts, "bias" if leaf == "bias" else "weight"])
 
 
-def to_params(layout: Layout, net: UNet, tensors: Tensors, low_res: bool = False) -> dict:
+def to_params(layout: Layout, net: UNet, tensors: Tensors, low_res: bool = False, **told: int) -> dict:
     """Parameters of `net`, float32. Raises ValueError naming tensors that are missing, surplus or of another shape."""
-    blocks, params, used = layout.blocks(net), {}, set()
-    for path, shape in shapes(net, low_res).items():
-        name = their_name(layout, blocks, path)
+    blocks = layout.blocks(net)
+    return named(shapes(net, low_res, **told), tensors, lambda path: their_name(layout, blocks, path))
+
+
+def named(shapes: Mapping, tensors: Tensors, name_of: Callable[[tuple[str, ...]], str]) -> dict:
+    """The parameters of these paths and shapes, of tensors by the names that name_of gives. Raises as to_params."""
+    params, used = {}, set()
+    for path, shape in shapes.items():
+        name = name_of(path)
         if name not in tensors:
             raise ValueError(f"the file lacks {name}, which a network of these settings has: check the settings")
         params[path] = ours(tensors[name], shape, path[-1], name)
@@ -61,7 +71,7 @@ def ours(tensor: np.ndarray, shape: tuple[int, ...], leaf: str, name: str) -> np
         value = value.transpose(2, 3, 1, 0) if value.ndim == 4 else value.T
     if value.shape != shape:
         raise ValueError(f"{name} is {list(np.shape(tensor))}, which does not fit {list(shape)}: check the settings")
-    return np.ascontiguousarray(value)
+    return value.copy()
 
 
 def to_tensors(layout: Layout, net: UNet, params: Mapping, convolutions: Iterable[str] = ()) -> dict[str, np.ndarray]:

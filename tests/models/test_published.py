@@ -138,7 +138,8 @@ BAD = {
     "form --name value": lambda: guided_diffusion.settings("--image_size"),
     "act_fn='mish' cannot be expressed": lambda: diffusers.fields(unet_states.DDPM | {"act_fn": "mish"}),
     "neither of the conventions": lambda: diffusers.fields(unet_states.DDPM | {"freq_shift": 0}),
-    "SongUNet": lambda: edm.to_unet({"map_layer0.weight": np.zeros((8, 8)), "enc.8x8_conv.weight": np.zeros(1)}),
+    "not the tensors of EDM's": lambda: edm.to_unet({"map_layer0.weight": np.zeros((8, 8)), "enc.8x8_conv.weight": 0}),
+    "NCSN": lambda: edm.to_unet({"map_noise.freqs": np.zeros(8), "dec.8x8_aux_conv.weight": np.zeros(1)}),
     "has no config.json": lambda: diffusers.load("nowhere"),
 }
 

@@ -51,7 +51,7 @@ def train_together(cells: list[Cell]) -> dict[str, str]:
 
 def steps_of(runs: list[Run], experiment: Experiment, start: int, interrupt: Interrupt) -> dict[str, str]:
     """The loop of training/loop.py over stacked states."""
-    options, frozen = runs[0].options, experiment.frozen()
+    options, frozen = runs[0].options, experiment.frozen(training=True)
     train_step = jax.jit(jax.vmap(experiment.train_step, in_axes=(0, None, 0)), donate_argnums=0)
     reports = [Report(run.writer, run.workdir, start, options) for run in runs]
     batches = stacked_batches(runs, experiment, start)

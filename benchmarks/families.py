@@ -1,0 +1,229 @@
+"""Four families of generative models on the digits: one budget of parameters, one of time, one judge.
+
+    python -m benchmarks.families [--out=DIR] [--seconds=300] [--seeds=3] [--quick]
+
+Trains diffusion, VAE, GAN and autoregressive model by main.py, about 250,000 parameters each (a GAN's discriminator
+counted) and `seconds` of CPU time each, all cores together, which others on the machine lengthen little; how many steps
+that is, is measured first, by turns. Judges four checkpoints of each by the evaluation of configs/digits.py. Writes
+families.json, families.md (the table) and families.svg (quality over time, and samples). About an hour on 2 cores;
+--quick, in minutes, shows that it runs and says no more. What is done is kept: the same command goes on after a kill.
+"""
+
+import functools
+import importlib
+import json
+import pathlib
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from absl import app, flags
+
+import drawing
+from benchmarks.families_picture import picture
+from experiment import build
+from modes.model import load
+
+OUT = flags.DEFINE_string("out", "runs/families", "where runs and results lie")
+SECONDS = flags.DEFINE_float("seconds", 300.0, "CPU time of each training, all cores together", lower_bound=1)
+SEEDS = flags.DEFINE_integer("seeds", 3, "trainings of each family", lower_bound=1)
+QUICK = flags.DEFINE_bool("quick", False, "one training of 20 seconds each, fewer samples")
+
+MARKS = 4  # checkpoints of a training that are judged
+ROUNDS, TURN = 5, 8  # of the timing: steps in a turn, turns of each family
+DRAWN = 200  # images of the timed sampling
+BITS_IMAGES = 64  # held-out images whose bits are counted: a diffusion's bound takes 1000 network calls each
+
+
+class Recipe(NamedTuple):
+    """A config of the digits, the keys that bring it to the budget of parameters, and its evaluator of bits/dim."""
+
+    config: str
+    keys: dict
+    bits: str = ""
+
+
+RECIPES = {
+    "diffusion": Recipe("digits", {"model.channels": 16}, "likelihood_vlb"),
+    "VAE": Recipe("digits_vae", {"model.channels": 16, "model.multipliers": (1, 1.5, 2)}, "likelihood"),
+    "GAN": Recipe("digits_gan", {"model.channels": 32}),
+    "autoregressive": Recipe("digits_autoregressive", {"model.channels": 64}, "likelihood"),
+}
+SHOWN = {  # column -> the evaluation's name of the number
+    "Frechet ratio": "frechet/ratio",
+    "read as their label": "svc/agreement",
+    "nearest ratio": "neighbours/samples",
+}
+BITS = ("bits_per_dim/vlb", "bits_per_dim/elbo", "bits_per_dim/exact")
+
+
+def config_of(recipe: Recipe):
+    config = importlib.import_module(f"configs.{recipe.config}").get_config()
+    config.update_from_flattened_dict(recipe.keys)
+    return config
+
+
+def kept(make):
+    """make(folder) -> something for JSON, made once: the file of the function's name in the folder."""
+
+    @functools.wraps(make)
+    def made(folder: pathlib.Path):
+        path = folder / f"{make.__name__}.json"
+        if not path.exists():
+            path.write_text(json.dumps(make(folder), indent=2))
+        return json.loads(path.read_text())
+
+    return made
+
+
+@kept
+def pace(folder) -> dict[str, float]:
+    """CPU seconds of a training step of each family, the median over turns."""
+    running = {}
+    for name, recipe in RECIPES.items():
+        config = config_of(recipe)
+        experiment = build(config)
+        running[name] = [experiment.train_step, experiment.init(), experiment.batches(0)]
+    found = {name: [] for name in RECIPES}
+    for turn in range(ROUNDS + 1):
+        for name, (step, state, batches) in running.items():
+            began = time.process_time()
+            for _ in range(TURN):
+                state, _ = step(state, None, next(batches))
+            jax.block_until_ready(state)
+            running[name][1] = state
+            if turn:  # the first compiles
+                found[name].append((time.process_time() - began) / TURN)
+    return {name: float(np.median(each)) for name, each in found.items()}
+
+
+@kept
+def sampling(folder) -> dict[str, dict]:
+    """CPU milliseconds an image, network calls and the first images of each family's first training."""
+    found = {}
+    for name in RECIPES:
+        model = load(folder / f"{name}_0")
+        condition = {"label": np.arange(DRAWN, dtype=np.int32) % 10}
+        draw = functools.partial(
+            drawing.draw, model.experiment, model.config, model.weights.params, condition=condition
+        )
+        draw(seeds=np.arange(DRAWN), settings=model.settings)
+        began = time.process_time()
+        images = draw(seeds=np.arange(DRAWN), settings=model.settings)
+        seconds = time.process_time() - began
+        calls = model.experiment.calls(model.settings)
+        doubled = 2 if model.settings.guidance is not None else 1
+        found[name] = {"ms": 1e3 * seconds / DRAWN, "calls": calls * doubled, "images": images[:20].tolist()}
+    return found
+
+
+def main_py(*words, **keys) -> None:
+    """Runs main.py with these flags and config keys. Raises CalledProcessError where it fails."""
+    settings = [f"--config.{key}={value}" for key, value in keys.items()]
+    subprocess.run([sys.executable, "main.py", *words, *settings], check=True)
+
+
+def train(workdir: pathlib.Path, recipe: Recipe, seed: int, steps: int) -> None:
+    if (workdir / "done.json").exists():
+        return
+    warmup = min(config_of(recipe).optim.warmup, steps // 10)
+    keys = recipe.keys | {"seed": seed, "train.steps": steps, "optim.decay_steps": steps, "optim.warmup": warmup}
+    keys |= {"checkpoint.every": steps // MARKS, "checkpoint.keep": MARKS, "log.every": steps // (2 * MARKS)}
+    keys |= {"log.samples_every": 0, "log.validation_every": 0}
+    main_py("--mode=train", f"--config=configs/{recipe.config}.py", f"--workdir={workdir}", **keys)
+
+
+def judge(workdir: pathlib.Path, recipe: Recipe, steps: int) -> None:
+    """The four checkpoints' samples, and the last one's bits per dimension."""
+    judged, bits = workdir / f"evaluation/step_{steps:08}.json", workdir / "bits"
+    samples = {"evaluation.samples": 300 if QUICK.value else 1000}
+    if not judged.exists():
+        main_py(
+            "--mode=evaluate", "--watch", f"--workdir={workdir}", **{"evaluation.evaluators": "small_images"} | samples
+        )
+    if recipe.bits and not (bits / "evaluation.json").exists():
+        keys = {"evaluation.evaluators": recipe.bits, "evaluation.likelihood_images": BITS_IMAGES}
+        main_py("--mode=evaluate", f"--out={bits}", f"--workdir={workdir}", **keys)
+
+
+def numbers(path: pathlib.Path) -> dict[str, float]:
+    return {name: result["value"] for name, result in json.loads(path.read_text())["results"].items()}
+
+
+def outcome(workdir: pathlib.Path, name: str, seconds_a_step: float) -> dict:
+    """What one training came to: its curve over time, and the numbers of its end."""
+    paths = sorted((workdir / "evaluation").glob("step_*.json"))
+    points = [{"step": int(path.stem.removeprefix("step_")), **numbers(path)} for path in paths]
+    for point in points:
+        point["seconds"] = point["step"] * seconds_a_step
+    bits = numbers(workdir / "bits/evaluation.json") if RECIPES[name].bits else {}
+    return {"points": points, "bits_per_dim": next((bits[each] for each in BITS if each in bits), None)}
+
+
+def sizes(recipe: Recipe) -> tuple[int, int]:
+    """Parameters that are trained, and that are sampled with."""
+    state = build(config_of(recipe)).abstract
+    return tuple(sum(leaf.size for leaf in jax.tree.leaves(params)) for params in (state.params, *state.ema.values()))[
+        :2
+    ]
+
+
+def spread(values) -> str:
+    """Mean and standard deviation over the seeds."""
+    if values[0] is None:
+        return "-"
+    return f"{np.mean(values):.3g}" + (f" ± {np.std(values, ddof=1):.2g}" if len(values) > 1 else "")
+
+
+def row(name: str, result: dict) -> list[str]:
+    trained, used = result["parameters"]
+    last = [run["points"][-1] for run in result["runs"]]
+    return [
+        name,
+        f"{trained:,}" + (f" ({used:,} sample)" if used != trained else ""),
+        f"{last[0]['step']:,}",
+        *(spread([point[key] for point in last]) for key in SHOWN.values()),
+        spread([run["bits_per_dim"] for run in result["runs"]]),
+        f"{result['sampling']['ms']:.3g}",
+        f"{result['sampling']['calls']}",
+    ]
+
+
+def table(report: dict) -> str:
+    columns = ["parameters", "steps", *SHOWN, "bits/dim", "ms an image", "network calls"]
+    real = next(iter(report["families"].values()))["runs"][0]["points"][-1]
+    rows = [row(name, result) for name, result in report["families"].items()]
+    held_out = f"{real['svc/heldout_accuracy']:.3g}", f"{real['neighbours/heldout']:.3g}"
+    rows.append(["real digits", "", "", "1", *held_out, "", "", ""])
+    lines = [["", *columns], ["---"] * (len(columns) + 1), *rows]
+    said = "**A quick run, which shows that all runs and no more.**\n\n" if report["quick"] else ""
+    return said + "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def main(argv):
+    del argv
+    folder = pathlib.Path(OUT.value).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    seconds, seeds = (20.0, 1) if QUICK.value else (SECONDS.value, SEEDS.value)
+    steps = {name: MARKS * 2 * max(1, round(seconds / each / MARKS / 2)) for name, each in pace(folder).items()}
+    for seed in range(seeds):
+        for name, recipe in RECIPES.items():
+            workdir = folder / f"{name}_{seed}"
+            train(workdir, recipe, seed, steps[name])
+            judge(workdir, recipe, steps[name])
+    families = {}
+    for name, recipe in RECIPES.items():
+        runs = [outcome(folder / f"{name}_{seed}", name, pace(folder)[name]) for seed in range(seeds)]
+        families[name] = {"parameters": sizes(recipe), "runs": runs, "sampling": sampling(folder)[name]}
+    report = {"quick": QUICK.value, "seconds": seconds, "seeds": seeds, "families": families}
+    (folder / "families.json").write_text(json.dumps(report, indent=1))
+    (folder / "families.md").write_text(table(report))
+    (folder / "families.svg").write_text(picture(report))
+    print(table(report))
+
+
+if __name__ == "__main__":
+    app.run(main)
