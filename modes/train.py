@@ -2,9 +2,9 @@
 
 import functools
 import json
-import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -119,11 +119,10 @@ def compiling(experiment: Experiment, batch) -> Callable:
     """The train step, which from now on compiles beside what else a start takes; its first call waits for that."""
     step = experiment.train_step
     lowered = functools.partial(step.lower, experiment.abstract, experiment.abstract_frozen, batch)
-    thread = threading.Thread(target=lambda: lowered().compile(), name="train step")
-    thread.start()
+    compiled = ThreadPoolExecutor(1).submit(lambda: lowered().compile())
 
     def train_step(*args):
-        thread.join()
+        compiled.result()
         return step(*args)  # finds what was compiled
 
     return train_step
