@@ -94,9 +94,11 @@ class Style:
     dtype: Any = jnp.float32
 
     def norm(self, name, x, dtype=None):
+        # Flax's variance is E[x^2] - E[x]^2 in float32: half the time of two passes over x, and off by
+        # 2e-3 only where a group's mean is 30 times its deviation.
         convention = self.convention
         groups = min(self.groups, x.shape[-1] // convention.group_channels)
-        return GroupNorm(groups, convention.norm_eps, dtype or self.dtype, name=name)(x)
+        return nn.GroupNorm(groups, epsilon=convention.norm_eps, dtype=dtype or self.dtype, name=name)(x)
 
     def layer_norm(self, name, x):
         return nn.LayerNorm(epsilon=self.convention.norm_eps, dtype=self.dtype, name=name)(x)
@@ -132,36 +134,6 @@ class Style:
         if zero:
             return dict(kernel_init=convention.small_init, bias_init=nn.initializers.zeros)
         return dict(kernel_init=convention.kernel_init, bias_init=convention.bias_init(fan_in))
-
-
-class GroupNorm(nn.Module):
-    """Group norm (Wu and He 2018) of x [b h w c]: mean 0 and variance 1 over pixels and the channels of a group.
-
-    Sums go over pixels first and over a group's few channels last: a [.. groups, c / groups] view of the whole image
-    would be laid out anew on a TPU, whose lanes are channels. The variance is E[x^2] - E[x]^2 in float32: half the
-    time of two passes over x, and off by 2e-3 only where a group's mean is 30 times its deviation.
-    """
-
-    groups: int
-    epsilon: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, x):
-        channels = x.shape[-1]
-        scale = self.param("scale", nn.initializers.ones, (channels,))
-        bias = self.param("bias", nn.initializers.zeros, (channels,))
-        y = x.astype(jnp.float32)
-        mean, square = self._means(y), self._means(y * y)
-        slope = scale * jax.lax.rsqrt(jnp.maximum(square - mean**2, 0) + self.epsilon)
-        return ((y - mean) * slope + bias).astype(self.dtype)
-
-    @nn.nowrap
-    def _means(self, x):
-        """Over pixels and each group, [b 1 1 c]."""
-        b, h, w, c = x.shape
-        sums = x.sum((1, 2)).reshape(b, self.groups, -1).mean(-1) / (h * w)
-        return sums.repeat(c // self.groups, axis=-1)[:, None, None]
 
 
 def heavy(primitive, *_, **__) -> bool:
