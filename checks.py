@@ -8,6 +8,7 @@ LEAST = {
     "data.workers": 1,
     "data.prefetch": 1,
     "optim.accumulate": 1,
+    "optim.root_from": 0,
     "optim.max_skipped": 1,
     "train.steps": 1,
     "train.batch_size": 1,
@@ -34,10 +35,12 @@ def check_numbers(config) -> None:
         value = (config[section] if section else config)[name]
         if value < least:
             raise ValueError(f"{key}={value} must be {least} or more")
-    if not config.ema.decays or not all(0 <= decay < 1 for decay in config.ema.decays):
+    if not all(0 <= decay < 1 for decay in config.ema.decays) or not (config.ema.decays or config.ema.sigma_rels):
         raise ValueError(f"ema.decays={tuple(config.ema.decays)} must be one or more numbers in [0, 1)")
     if not all(0 < sigma_rel < ema.WIDEST for sigma_rel in config.ema.sigma_rels):
         raise ValueError(f"ema.sigma_rels={tuple(config.ema.sigma_rels)} must lie between 0 and {ema.WIDEST:.4f}")
+    if not 0 <= config.ema.ramp or (config.ema.ramp and config.ema.warmup):
+        raise ValueError(f"ema.ramp={config.ema.ramp} is a share, and stands instead of ema.warmup={config.ema.warmup}")
     if config.ema.snapshot_every and not config.ema.sigma_rels:
         raise ValueError(
             f"ema.snapshot_every={config.ema.snapshot_every} has nothing to save: set ema.sigma_rels, or 0"

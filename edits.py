@@ -109,7 +109,7 @@ def build_edits(
         keys, cond = told(config, task, frozen, seeds, given, numbers)
         schedule = diffusion_of(params).schedule
         method = method_of(fixed, numbers["method"], schedule, held)
-        denoise = method.guide(guided(task, denoiser, params, frozen, cond, schedule, numbers))
+        denoise = method.guide(guided(config, task, denoiser, params, frozen, cond, schedule, numbers))
         denoise = method.limit(limited(plan, denoise, schedule, numbers))
         sampler = method.sampler(construct(SAMPLERS, plan.sampler, "sampler", schedule, **numbers["sampler"]))
         x = first_x(task, keys, schedule, times[0], held)
@@ -123,7 +123,7 @@ def build_edits(
     def inverted(params, frozen, seeds, given, images, times, numbers, plan: Plan):
         schedule = diffusion_of(params).schedule
         _, cond = told(config, task, frozen, seeds, given, numbers)
-        denoise = guided(task, denoiser, params, frozen, cond, schedule, numbers)
+        denoise = guided(config, task, denoiser, params, frozen, cond, schedule, numbers)
         return invert(limited(plan, denoise, schedule, numbers), schedule, times, images)
 
     @functools.partial(program, static_argnames=("plan", "overlap"))
@@ -140,7 +140,7 @@ def build_edits(
 
         def denoise_at(corner: Array):
             here = cond | {"low_res": tiles.cut(cond["low_res"], corner, sides)}
-            return guided(whole, denoiser, params, frozen, here, schedule, numbers)
+            return guided(config, whole, denoiser, params, frozen, here, schedule, numbers)
 
         denoise = limited(plan, tiles.tiled(denoise_at, *places, sides), schedule, numbers)
         sampler = construct(SAMPLERS, plan.sampler, "sampler", schedule, **numbers["sampler"])

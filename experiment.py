@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from autoencoders import build_autoencoder
 from calls import Call, choose, construct, named
 from checks import check_batches, check_numbers
 from edits import Edits
@@ -19,7 +20,9 @@ from input_pipeline.source import empty_batch, some, watched
 from models import text
 from students import with_teacher
 from training import ema, flops, optim, sharding
+from training.augment import augmented
 from training.inpainting import inpainting
+from training.latents import Autoencoder, latent
 from training.state import TrainState, new_state
 from training.step import Update, make_train_step
 from training.super_resolution import super_resolution
@@ -59,8 +62,9 @@ def build(config, mesh=None) -> Experiment:
     build_family = choose(FAMILIES, config.family, "family")
     check_keys(config)
     encoder = build_text(config)
-    task = build_task(config, encoder)
-    frozen, abstract_frozen = build_frozen(config, mesh, encoder)
+    autoencoder = build_autoencoder(config) if config.latent.encoder else None
+    task = build_task(config, encoder, autoencoder)
+    frozen, abstract_frozen = build_frozen(config, mesh, encoder, autoencoder)
     whole = sharding.replicated(mesh)
 
     def task_at(size):
@@ -72,8 +76,9 @@ def build(config, mesh=None) -> Experiment:
     batch = example(config, encoder)
     family = build_family(Parts(config, task, task_at, encoder, mesh, whole, abstract_frozen, batch))
 
-    averages = ema.rules(config.ema.decays, config.ema.warmup, config.ema.sigma_rels)
-    update = Update(build_optimiser(config, family.rates), averages, family.averaged)
+    averages = ema.rules(config.ema.decays, config.ema.warmup, config.ema.sigma_rels, config.ema.ramp)
+    clip_each = config.optim.clip / config.optim.accumulate if config.optim.clip_each else 0.0
+    update = Update(build_optimiser(config, family.rates), averages, family.averaged, family.project, clip_each)
     more = {"memory": family.objective.memory, "averaged": family.averaged}
     make_state = functools.partial(new_state, family.init, update.optimiser, tuple(averages), **more)
     shapes = jax.eval_shape(make_state, np.uint32(config.seed))
@@ -125,17 +130,39 @@ def build_text(config) -> text.TextEncoder | None:
     return encoder
 
 
-def build_frozen(config, mesh, encoder: text.TextEncoder | None) -> tuple[Callable[[], Any], Any]:
+def build_frozen(
+    config, mesh, encoder: text.TextEncoder | None, autoencoder: Autoencoder | None
+) -> tuple[Callable[[], Any], Any]:
     """(-> the parameters that are not trained, read once, laid out over the mesh; their shapes). None without any."""
-    shapes = encoder.abstract() if encoder and not config.text.embeddings else None
-    if shapes is None:
+    shapes, load = {}, {}
+    if encoder and not config.text.embeddings and encoder.abstract() is not None:
+        shapes["text"] = encoder.abstract()
+        load["text"] = lambda like: encoder.load(sharding.placement(mesh))
+    if autoencoder:
+        channels = jax.ShapeDtypeStruct((autoencoder.channels,), jnp.float32)
+        shapes["latent"] = {"params": autoencoder.abstract, "mean": channels, "std": channels}
+        load["latent"] = functools.partial(load_latent, config, autoencoder)
+    if not shapes:
         return lambda: None, None
+    abstract = sharding.laid_out(shapes, sharding.layout(mesh, shapes))
 
     @functools.cache
     def frozen():
-        return {"text": encoder.load(sharding.placement(mesh))}
+        return {name: load[name](abstract[name]) for name in shapes}
 
-    return frozen, {"text": sharding.laid_out(shapes, sharding.layout(mesh, shapes))}
+    return frozen, abstract
+
+
+def load_latent(config, autoencoder: Autoencoder, like: dict) -> dict:
+    """frozen['latent']. Raises ValueError where the statistics are not known, or not of these latents."""
+    section, channels = config.latent, autoencoder.channels
+    if not len(section.mean) == len(section.std) == channels:
+        raise ValueError(
+            f"latent.mean has {len(section.mean)} and latent.std {len(section.std)} numbers, and the latents of "
+            f"{section.encoder} {channels} channels: --mode=train measures them where both are ()"
+        )
+    numbers = {key: jax.device_put(np.float32(section[key]), like[key].sharding) for key in ("mean", "std")}
+    return {"params": autoencoder.load(like["params"])} | numbers
 
 
 def example(config, encoder: text.TextEncoder | None) -> dict[str, np.ndarray]:
@@ -149,7 +176,7 @@ def example(config, encoder: text.TextEncoder | None) -> dict[str, np.ndarray]:
     return batch | {"tokens": np.zeros((1, encoder.length), np.int32)}
 
 
-def build_task(config, encoder: text.TextEncoder | None) -> Task:
+def build_task(config, encoder: text.TextEncoder | None, autoencoder: Autoencoder | None = None) -> Task:
     shape, section = tuple(config.data.shape), config.task
     if len(shape) != 3 or min(shape) < 1 or shape[2] not in (1, 3):
         raise ValueError(f"data.shape={shape} must be height, width, channels, with 1 or 3 channels")
@@ -166,6 +193,12 @@ def build_task(config, encoder: text.TextEncoder | None) -> Task:
     call = Call(section.name, (("drop", section.drop), ("flip", section.flip)))
     more = {"encode": encode} if encoder else {}
     task = construct(TASKS, call, "task.name", shape, config.data.classes, **more)
+    if section.augment:
+        task = augmented(task, section.augment)
+    if autoencoder and (section.inpaint or section.low_size):
+        raise ValueError("task.inpaint and task.low_size are of pixels, and latent.encoder is set: leave one of them")
+    if autoencoder:
+        return latent(task, autoencoder)
     if section.inpaint:
         return inpainting(task)
     return super_resolution(task, section.low_size, section.crop) if section.low_size else task
@@ -177,9 +210,9 @@ def build_optimiser(config, rates: dict[str, float]):
     builder = choose(optim.OPTIMISERS, section.name, "optim.name")
 
     def one(peak):
-        rate = optim.learning_rate_schedule(peak, section.warmup, section.decay_steps)
+        rate = optim.learning_rate_schedule(peak, section.warmup, section.decay_steps, section.root_from)
         built = builder(rate, section.b1, section.b2, section.eps, section.weight_decay)
-        return optim.with_clipping(built, section.clip)
+        return optim.with_clipping(built, 0.0 if section.clip_each else section.clip)
 
     return optim.each({name: one(peak) for name, peak in rates.items()}) if rates else one(1.0)
 

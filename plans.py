@@ -48,8 +48,10 @@ def plan_of(config, settings: Settings, schedule: Schedule) -> tuple[Plan, dict]
     """Settings -> (what is fixed in the program, the numbers that are traced). Names and values are checked here."""
     check_guidance(config, settings)
     check_aug_level(config, settings.aug_level)
+    if config.latent.encoder and settings.threshold != "none":
+        raise ValueError(f"sampling.threshold={settings.threshold} is of pixels, and these are latents: set it to none")
     sampler = parse_call(settings.sampler, "sampling.sampler")
-    learned = config.diffusion.loss in losses.LEARNS_VARIANCE
+    learned = parse_call(config.diffusion.loss, "diffusion.loss").name in losses.LEARNS_VARIANCE
     if ("variance", "learned") in sampler.arguments and not learned:
         raise ValueError(
             f"sampling.sampler={settings.sampler!r} needs a learned variance: diffusion.loss=hybrid or variational"
@@ -82,6 +84,8 @@ def check_guidance(config, settings: Settings) -> None:
         raise ValueError(f"sampling.guidance_interval={interval} must be (low, high) of sigma / alpha, or ()")
     if not 0 <= rescale <= 1:
         raise ValueError(f"sampling.guidance_rescale={rescale} must be a share in [0, 1]; 0 is none")
+    if config.sampling.guidance_channels < 0:
+        raise ValueError(f"sampling.guidance_channels={config.sampling.guidance_channels} must be 0, for all, or more")
 
 
 def check_aug_level(config, level: float) -> None:
@@ -101,13 +105,14 @@ def network_calls(settings: Settings, schedule: Schedule) -> int:
     return named(SAMPLERS, settings.sampler, "sampling.sampler", schedule).calls(times)
 
 
-def guided(task: Task, denoiser, params, frozen, cond, schedule: Schedule, numbers: dict) -> Denoise:
+def guided(config, task: Task, denoiser, params, frozen, cond, schedule: Schedule, numbers: dict) -> Denoise:
     """The network's prediction under cond, guided where the numbers say how."""
     denoise = denoiser(params, frozen, cond)
     if numbers["guidance"] is None:
         return denoise
     pairs = denoiser(params, frozen, guidance.paired(cond, task.null(cond)))
-    both = guidance.guide_pairs(pairs, schedule, guidance.Guidance(numbers["guidance"], numbers["rescale"]))
+    how = guidance.Guidance(numbers["guidance"], numbers["rescale"], config.sampling.guidance_channels)
+    both = guidance.guide_pairs(pairs, schedule, how)
     return guidance.within(both, denoise, schedule, *numbers["interval"]) if numbers["interval"] else both
 
 
@@ -141,7 +146,7 @@ def build_sample(config, task: Task, diffusion_of: Callable[[Any], Diffusion], d
     def program(params, frozen, seeds, given, times, numbers, plan: Plan):
         keys, cond = told(config, task, frozen, seeds, given, numbers)
         schedule = diffusion_of(params).schedule
-        denoise = guided(task, denoiser, params, frozen, cond, schedule, numbers)
+        denoise = guided(config, task, denoiser, params, frozen, cond, schedule, numbers)
         sampler = construct(SAMPLERS, plan.sampler, "sampler", schedule, **numbers["sampler"])
         x = sampling.prior(keys, task.sample_shape, schedule, times[0])
         x0 = sampling.sample(keys, limited(plan, denoise, schedule, numbers), sampler, times, x)

@@ -8,6 +8,7 @@ import time
 
 from etils import epath
 
+from calls import parse_call
 from training.metrics import in_bucket
 
 SECONDS = 20.0
@@ -16,10 +17,16 @@ SECONDS = 20.0
 def places(config, flags) -> dict[str, bool]:
     """{address: whether it is written to} of every bucket that a run of main.py uses."""
     stages = [stage.workdir for stage in config.stages.values()] if "stages" in config else []
-    read = stages or [config.data.path, config.init_from, config.distill.teacher]
+    read = stages or [config.data.path, config.init_from, config.distill.teacher, *latent_places(config)]
     written = [flags.workdir, flags.out, flags.compilation_cache]
     found = dict.fromkeys(filter(None, read), False) | dict.fromkeys(filter(None, written), True)
     return {address: writing for address, writing in found.items() if in_bucket(address)}
+
+
+def latent_places(config) -> list[str]:
+    """Where the autoencoder of latents lies."""
+    encoder = config.latent.encoder
+    return [str(value) for _, value in parse_call(encoder, "latent.encoder").arguments] if encoder else []
 
 
 def check(places: dict[str, bool], seconds: float = SECONDS) -> None:

@@ -85,7 +85,7 @@ def check_stage(config, own, where: str) -> None:
 
 def teacher_weights(own) -> str:
     """The average that teaches, and that the student starts from: the first of the teacher's config."""
-    return ema.name(own.ema.decays[0])
+    return ema.first_name(own.ema)
 
 
 def with_teacher(config, frozen: Callable[[], Any], abstract_frozen, abstract) -> tuple[Callable[..., Any], Any]:

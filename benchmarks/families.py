@@ -2,11 +2,12 @@
 
     python -m benchmarks.families [--out=DIR] [--seconds=300] [--seeds=3] [--quick]
 
-Trains diffusion, VAE, GAN and autoregressive model by main.py, about 250,000 parameters each (a GAN's discriminator
+Trains diffusion, VAE, GAN and autoregressive model by main.py, about 64,000 parameters each (a GAN's discriminator
 counted) and `seconds` of CPU time each, all cores together, which others on the machine lengthen little; how many steps
-that is, is measured first, by turns. Judges four checkpoints of each by the evaluation of configs/digits.py. Writes
-families.json, families.md (the table) and families.svg (quality over time, and samples). About an hour on 2 cores;
---quick, in minutes, shows that it runs and says no more. What is done is kept: the same command goes on after a kill.
+that is, is measured first, by turns. Judges four checkpoints of each by the evaluation of configs/digits.py, and bits
+per dimension where there are any. Writes families.json, families.md (the table) and families.svg (quality over time,
+and samples). About an hour on 2 cores; --quick, in minutes, shows that it runs and says no more. What is done is kept:
+the same command goes on after a kill.
 """
 
 import functools
@@ -35,7 +36,8 @@ QUICK = flags.DEFINE_bool("quick", False, "one training of 20 seconds each, fewe
 MARKS = 4  # checkpoints of a training that are judged
 ROUNDS, TURN = 5, 8  # of the timing: steps in a turn, turns of each family
 DRAWN = 200  # images of the timed sampling
-BITS_IMAGES = 64  # held-out images whose bits are counted: a diffusion's bound takes 1000 network calls each
+SAMPLES = 500  # judged at each mark
+BITS_IMAGES = 32  # held-out images whose bits are counted there: a diffusion's bound takes 1000 network calls each
 
 
 class Recipe(NamedTuple):
@@ -47,15 +49,20 @@ class Recipe(NamedTuple):
 
 
 RECIPES = {
-    "diffusion": Recipe("digits", {"model.channels": 16}, "likelihood_vlb"),
-    "VAE": Recipe("digits_vae", {"model.channels": 16, "model.multipliers": (1, 1.5, 2)}, "likelihood"),
-    "GAN": Recipe("digits_gan", {"model.channels": 32}),
-    "autoregressive": Recipe("digits_autoregressive", {"model.channels": 64}, "likelihood"),
+    "diffusion": Recipe("digits", {"model.channels": 8}, "likelihood_vlb"),
+    "VAE": Recipe(
+        "digits_vae", {"model.channels": 8, "model.groups": 8, "model.multipliers": (1, 1, 1, 2)}, "likelihood"
+    ),
+    "GAN": Recipe("digits_gan", {"model.channels": 16}),
+    "autoregressive": Recipe(
+        "digits_autoregressive", {"model.channels": 48, "model.blocks": 2, "model.num_heads": 2}, "likelihood"
+    ),
 }
 SHOWN = {  # column -> the evaluation's name of the number
     "Frechet ratio": "frechet/ratio",
     "read as their label": "svc/agreement",
     "nearest ratio": "neighbours/samples",
+    "bits/dim": "bits/dim",
 }
 BITS = ("bits_per_dim/vlb", "bits_per_dim/elbo", "bits_per_dim/exact")
 
@@ -137,30 +144,26 @@ def train(workdir: pathlib.Path, recipe: Recipe, seed: int, steps: int) -> None:
 
 
 def judge(workdir: pathlib.Path, recipe: Recipe, steps: int) -> None:
-    """The four checkpoints' samples, and the last one's bits per dimension."""
-    judged, bits = workdir / f"evaluation/step_{steps:08}.json", workdir / "bits"
-    samples = {"evaluation.samples": 300 if QUICK.value else 1000}
-    if not judged.exists():
-        main_py(
-            "--mode=evaluate", "--watch", f"--workdir={workdir}", **{"evaluation.evaluators": "small_images"} | samples
-        )
-    if recipe.bits and not (bits / "evaluation.json").exists():
-        keys = {"evaluation.evaluators": recipe.bits, "evaluation.likelihood_images": BITS_IMAGES}
-        main_py("--mode=evaluate", f"--out={bits}", f"--workdir={workdir}", **keys)
+    """Every checkpoint that is not judged yet."""
+    if (workdir / f"evaluation/step_{steps:08}.json").exists():
+        return
+    few = 10 if QUICK.value else 1
+    keys = {"evaluators": f"small_images,{recipe.bits}", "samples": SAMPLES, "likelihood_images": BITS_IMAGES // few}
+    main_py("--mode=evaluate", "--watch", f"--workdir={workdir}", **{f"evaluation.{key}": v for key, v in keys.items()})
 
 
 def numbers(path: pathlib.Path) -> dict[str, float]:
     return {name: result["value"] for name, result in json.loads(path.read_text())["results"].items()}
 
 
-def outcome(workdir: pathlib.Path, name: str, seconds_a_step: float) -> dict:
-    """What one training came to: its curve over time, and the numbers of its end."""
-    paths = sorted((workdir / "evaluation").glob("step_*.json"))
-    points = [{"step": int(path.stem.removeprefix("step_")), **numbers(path)} for path in paths]
-    for point in points:
-        point["seconds"] = point["step"] * seconds_a_step
-    bits = numbers(workdir / "bits/evaluation.json") if RECIPES[name].bits else {}
-    return {"points": points, "bits_per_dim": next((bits[each] for each in BITS if each in bits), None)}
+def outcome(workdir: pathlib.Path, seconds_a_step: float) -> list[dict]:
+    """The numbers of one training at its marks, each with its time and, where there are any, its bits/dim."""
+    points = []
+    for path in sorted((workdir / "evaluation").glob("step_*.json")):
+        step, found = int(path.stem.removeprefix("step_")), numbers(path)
+        bits = next((found[name] for name in BITS if name in found), None)
+        points.append({"step": step, "seconds": step * seconds_a_step, "bits/dim": bits, **found})
+    return points
 
 
 def sizes(recipe: Recipe) -> tuple[int, int]:
@@ -180,21 +183,20 @@ def spread(values) -> str:
 
 def row(name: str, result: dict) -> list[str]:
     trained, used = result["parameters"]
-    last = [run["points"][-1] for run in result["runs"]]
+    last = [points[-1] for points in result["runs"]]
     return [
         name,
         f"{trained:,}" + (f" ({used:,} sample)" if used != trained else ""),
         f"{last[0]['step']:,}",
         *(spread([point[key] for point in last]) for key in SHOWN.values()),
-        spread([run["bits_per_dim"] for run in result["runs"]]),
         f"{result['sampling']['ms']:.3g}",
         f"{result['sampling']['calls']}",
     ]
 
 
 def table(report: dict) -> str:
-    columns = ["parameters", "steps", *SHOWN, "bits/dim", "ms an image", "network calls"]
-    real = next(iter(report["families"].values()))["runs"][0]["points"][-1]
+    columns = ["parameters", "steps", *SHOWN, "ms an image", "network calls"]
+    real = next(iter(report["families"].values()))["runs"][0][-1]
     rows = [row(name, result) for name, result in report["families"].items()]
     held_out = f"{real['svc/heldout_accuracy']:.3g}", f"{real['neighbours/heldout']:.3g}"
     rows.append(["real digits", "", "", "1", *held_out, "", "", ""])
@@ -216,7 +218,7 @@ def main(argv):
             judge(workdir, recipe, steps[name])
     families = {}
     for name, recipe in RECIPES.items():
-        runs = [outcome(folder / f"{name}_{seed}", name, pace(folder)[name]) for seed in range(seeds)]
+        runs = [outcome(folder / f"{name}_{seed}", pace(folder)[name]) for seed in range(seeds)]
         families[name] = {"parameters": sizes(recipe), "runs": runs, "sampling": sampling(folder)[name]}
     report = {"quick": QUICK.value, "seconds": seconds, "seeds": seeds, "families": families}
     (folder / "families.json").write_text(json.dumps(report, indent=1))

@@ -32,11 +32,10 @@ def picture(report: dict) -> str:
     )
 
 
-def curve(name: str, runs: list[dict], key: str) -> Series:
+def curve(name: str, runs: list[list[dict]], key: str) -> Series:
     """Means over the seeds, with their least and most."""
-    points = [[(point["seconds"], point[key]) for point in run["points"]] for run in runs]
-    values = np.array(points)[..., 1]
-    means = zip(np.array(points)[0, :, 0].tolist(), values.mean(axis=0).tolist())
+    values = np.array([[point[key] for point in points] for points in runs])
+    means = zip([point["seconds"] for point in runs[0]], values.mean(axis=0).tolist())
     spread = zip(values.min(axis=0).tolist(), values.max(axis=0).tolist())
     return Series(name, list(means), spread=list(spread))
 

@@ -93,7 +93,7 @@ def main(argv):
 
 def final(experiment, settings, states, together) -> None:
     """The average's validation loss, both ways, and its deviation over seeds."""
-    name = ema.name(settings[0].ema.decays[0])
+    name = ema.first_name(settings[0].ema)
     alone = [experiment.validation_loss(state.ema[name], None)[0] for state in states]
     mapped = [experiment.validation_loss(one_of(together.ema[name], i), None)[0] for i in range(len(states))]
     spread = np.mean([np.std(alone[i :: len(RATES)], ddof=1) for i in range(len(RATES))])

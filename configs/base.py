@@ -25,6 +25,7 @@ def get_config():
     config.task.drop = 0.0  # share of examples whose condition is dropped in training; guidance needs > 0
     config.task.flip = False  # random horizontal flips in training
     config.task.low_size = 0  # > 0: super-resolution from images of this height, of any of these tasks
+    config.task.augment = 0.0  # > 0: EDM's augmentations, each with this probability, of which the network is told
     config.task.inpaint = False  # any of these tasks, told a part of the image too
     config.task.crop = 0  # > 0: super-resolution is trained on squares of this side; multiples of the scale factor
 
@@ -47,15 +48,17 @@ def get_config():
     config.text.embeddings = ""  # folder of embeddings that tools/embed_captions.py made; '' encodes in the train step
 
     config.model = ConfigDict()  # the fields of the named module; sizes and labels follow from data and task
-    config.model.name = "unet"  # or efficient_unet; what a model does not take stays as it is here
-    config.model.channels = 128
+    config.model.name = "unet"  # efficient_unet, song_unet, edm2_unet, dit, u_vit; what one does not take stays as here
+    config.model.channels = 128  # of a transformer: its width
     config.model.multipliers = (
         1,
         2,
         2,
         2,
     )  # channels of each level over `channels`; each level halves the size
-    config.model.blocks = 2  # residual blocks per level on the way down, one more on the way up
+    config.model.blocks = 2  # residual blocks per level on the way down, one more on the way up; dit: all there are
+    config.model.patch = 1  # dit, u_vit: side of the patches that the image is cut into
+    config.model.middle = 0  # u_vit: transformer blocks of the last level
     config.model.level_blocks = ()  # efficient_unet: of each level, instead
     config.model.cross_attention = ()  # efficient_unet: sizes with attention to the text alone
     config.model.attention = (16,)  # sizes at which each block is followed by self-attention
@@ -66,15 +69,15 @@ def get_config():
     config.model.groups = 32  # of every group norm
     config.model.scale_shift = False  # the embedding scales and shifts the norm (ADM), or is added (DDPM)
     config.model.resample = "conv"  # by convolutions (DDPM), or 'block', inside residual blocks (ADM)
-    config.model.convention = "ddpm"  # of embedding, norm epsilon and initialisers: 'ddpm' or 'adm'
+    config.model.convention = "ddpm"  # unet's, of embedding, norm epsilon and initialisers: 'ddpm' or 'adm'
     config.model.remat = "none"  # what the backward pass recomputes: 'dots' (norms, nonlinearities), 'blocks' (all)
     config.model.dtype = "float32"  # of the network's arithmetic; parameters stay float32. 'bfloat16' on accelerators
 
     config.diffusion = ConfigDict()
     config.diffusion.schedule = "linear(steps=1000)"  # composed as 'shifted(base=cosine(), resolution=256)'
-    config.diffusion.prediction = "eps"
+    config.diffusion.prediction = "eps"  # eps(rescale=True): told 1000 / T times the index (iDDPM)
     config.diffusion.weighting = "simple"
-    config.diffusion.loss = "weighted"  # or, with a learned variance, hybrid or variational (iDDPM); vdm
+    config.diffusion.loss = "weighted"  # with a learned variance: hybrid(rescale=True) or variational (iDDPM); vdm
     config.diffusion.uncertainty = False  # a learned weight for each level on top of the loss (EDM2)
     config.diffusion.times = "uniform"  # logit_normal(mean=0.0, std=1.0), log_normal(..) (EDM), importance (iDDPM)
     config.diffusion.stratified = False  # one time in each of batch_size equal parts of their distribution
@@ -89,6 +92,11 @@ def get_config():
     config.vae.beta = 1.0  # weight of the KL term; 1 is the bound on the likelihood
     config.vae.likelihood = "logistic"  # discretised; or gaussian, dequantised
 
+    config.latent = ConfigDict()  # latent diffusion
+    config.latent.encoder = ""  # run(workdir=DIR) of family=vae, diffusers(path=DIR), patches(side=2); '' for pixels
+    config.latent.mean = ()  # of each channel; () is measured on the training images when the training starts
+    config.latent.std = ()
+
     config.gan = ConfigDict()  # of family=gan
     config.gan.gamma = 1.0  # weight of the gradient penalties R1 and R2; what suits rises with the number of pixels
 
@@ -102,17 +110,20 @@ def get_config():
     config.optim.lr = 2e-4
     config.optim.warmup = 5000  # steps of linear rise from 0
     config.optim.decay_steps = 0  # > 0: cosine from the peak to 0, ending at this step
+    config.optim.root_from = 0  # > 0: the rate falls with the root of time from this step on (EDM2)
     config.optim.b1 = 0.9
     config.optim.b2 = 0.999
     config.optim.eps = 1e-8
     config.optim.weight_decay = 0.0
     config.optim.clip = 1.0  # global norm of the whole gradient; 0 for none
+    config.optim.clip_each = False  # clip each micro-batch's share to its share of the norm (DDPM's replicas)
     config.optim.accumulate = 1  # micro-batches per step
     config.optim.max_skipped = 50  # non-finite gradients in a row that stop the run
 
     config.ema = ConfigDict()
-    config.ema.decays = (0.9999,)  # one average for each, named by its decay; the first is the default for sampling
+    config.ema.decays = (0.9999,)  # one average for each, named by its decay; the first of all is the default
     config.ema.warmup = True  # decay = min(decay, (1 + n) / (10 + n)) after n updates
+    config.ema.ramp = 0.0  # > 0, instead of warmup: the half-life is at most this share of the updates made (EDM)
     config.ema.sigma_rels = ()  # beside them averages by a power of time of these widths, 0 to 0.2887: 'power_0.05'
     config.ema.snapshot_every = 0  # > 0: those are kept for good, for averages of other widths: tools/posthoc_ema.py
 
@@ -138,6 +149,7 @@ def get_config():
     config.sampling.grid = "trailing"  # uniform, leading, quadratic, karras(rho=7.0), logsnr, given(times=(1.0, 0.0))
     config.sampling.guidance = config_dict.placeholder(float)  # none: one pass; 1 is the conditional prediction
     config.sampling.guidance_interval = ()  # (low, high) of sigma / alpha: one pass outside it
+    config.sampling.guidance_channels = 0  # > 0: the first of them alone are guided (DiT's code: 3 of 4)
     config.sampling.guidance_rescale = 0.0  # share of the way back to the conditional's standard deviation
     config.sampling.threshold = "static"  # none, static, dynamic(quantile=0.995)
     config.sampling.aug_level = 0.0  # super-resolution: noise on the smaller image, in [0, 1]
@@ -187,6 +199,14 @@ def words(arg, **defaults):
     return chosen
 
 
+def one_of(word, names, default):
+    """Which of these bare words is given, or the default. Raises ValueError where more than one is."""
+    given = [name for name in names if word[name]]
+    if len(given) > 1:
+        raise ValueError(f"config words {' and '.join(given)} exclude each other: give one of {', '.join(names)}")
+    return given[0] if given else default
+
+
 def images(config, size, channels=3, classes=0):
     """Images of size '64' or '96x64' (height x width), conditioned on labels where there are classes.
 
@@ -231,15 +251,17 @@ def tiny(config):
     side = min(8, config.data.shape[0])
     config.data.shape = (side, side, config.data.shape[2])
     config.model.dtype = "float32"
+    if config.latent.encoder:
+        tiny_latents(config)
     if config.family == "diffusion":
-        tiny_unet(config, side)
+        tiny_network(config.model, side // (2 if config.latent.encoder else 1))
         config.sampling.steps = 2
     else:
         config.model.update(TINY[config.family])
     if config.task.low_size:
         config.task.update(low_size=4, crop=min(config.task.crop, 4))
     config.text.update(encoder="bytes(length=16, width=16, layers=1, heads=2)", embeddings="")
-    config.optim.update(warmup=min(config.optim.warmup, 1), decay_steps=0)
+    config.optim.update(warmup=min(config.optim.warmup, 1), decay_steps=0, accumulate=1)
     config.train.update(batch_size=8, steps=2)
     config.checkpoint.every = config.log.samples_every = config.log.validation_every = 2
     config.log.every = 1
@@ -251,17 +273,28 @@ def tiny(config):
     return config
 
 
-def tiny_unet(config, side):
-    config.model.update(channels=32, multipliers=(1, 2))
-    if config.model.level_blocks:
-        config.model.update(level_blocks=(1, 1), num_heads=2)
-        config.model.attention, config.model.cross_attention = (
-            (2,) if sizes else () for sizes in (config.model.attention, config.model.cross_attention)
+def tiny_latents(config):
+    channels = config.data.shape[2]
+    config.latent.encoder = f"patches(side=2, channels={channels})"
+    config.latent.update(mean=(0.0,) * 4 * channels, std=(0.5,) * 4 * channels)
+
+
+def tiny_network(model, side):
+    """The same network for images of this side, on two levels, or of two transformer blocks."""
+    model.channels = 32
+    if model.name == "dit":
+        model.update(blocks=2, num_heads=4, patch=2)
+    elif model.name == "u_vit":
+        model.update(multipliers=(1, 2), blocks=1, middle=2, num_heads=4, patch=1)
+    elif model.level_blocks:
+        model.update(multipliers=(1, 2), level_blocks=(1, 1), num_heads=2)
+        model.attention, model.cross_attention = (
+            (2,) if sizes else () for sizes in (model.attention, model.cross_attention)
         )
     else:
-        config.model.blocks = 1
-        config.model.attention = (side // 2,) if config.model.attention else ()
-        config.model.head_channels = min(config.model.head_channels, 16)
+        attention = (side // 2,) if model.attention else ()
+        model.update(multipliers=(1, 2), blocks=1, attention=attention)
+        model.head_channels = min(model.head_channels, 16)
 
 
 # The networks of the other families.

@@ -13,7 +13,8 @@ from configs import base
 def get_config(arg=""):
     word = base.words(arg, tiny=False, inpaint=False)
     config = base.get_config()
-    config.task.update(name="class", drop=0.1, inpaint=word.inpaint)
+    # Whoever inpaints often has no label to tell.
+    config.task.update(name="class", drop=0.5 if word.inpaint else 0.1, inpaint=word.inpaint)
     config.data.update(name="digits", shape=(8, 8, 1), classes=10)
     config.model.update(channels=32, multipliers=(1, 2), blocks=2, attention=(4,), num_heads=4, groups=8)
     config.optim.update(lr=2e-3, warmup=100, decay_steps=1400)

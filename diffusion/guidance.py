@@ -46,14 +46,24 @@ def with_x0(guess: Prediction, x0: Array, level: NoiseLevel) -> Prediction:
 
 
 class Guidance(NamedTuple):
-    """How two predictions become one: the scale w, and the share of `rescale` or None for none; both may be traced."""
+    """How two predictions become one: the scale w, and the share of `rescale` or None for none; both may be traced.
+
+    channels: > 0 guides the first of them alone, and leaves main's in the rest (DiT's code: 3 of 4).
+    """
 
     w: Array
     rescale: Array | None = None
+    channels: int = 0
 
     def __call__(self, main: Prediction, base: Prediction, level: NoiseLevel) -> Prediction:
+        if self.channels:
+            base = base._replace(x0=self._kept(base.x0, main.x0), eps=self._kept(base.eps, main.eps))
         mixed = extrapolate(main, base, self.w)
         return mixed if self.rescale is None else rescale(main, mixed, level, self.rescale)
+
+    def _kept(self, base: Array, main: Array) -> Array:
+        """main's channels behind the guided ones, where there is then nothing to extrapolate."""
+        return jnp.concatenate([base[..., : self.channels], main[..., self.channels :]], axis=-1)
 
 
 # Karras et al. 2024 (autoguidance) where base is a weaker network of the same condition

@@ -100,17 +100,20 @@ def weighted(schedule: Schedule, parameterisation: Parameterisation, weighting: 
 
 
 # iDDPM eq. (16), with its lambda = 1/1000 of the bound's T terms
-def hybrid(schedule: Schedule, parameterisation: Parameterisation, weighting: Weighting) -> Loss:
+def hybrid(schedule: Schedule, parameterisation: Parameterisation, weighting: Weighting, rescale: bool = True) -> Loss:
     """The weighted loss plus T / 1000 times the bound's term in bits, which trains the variance alone.
+
+    rescale: without, plus the bound's term itself (rescale_learned_sigmas=False in iDDPM's and ADM's code).
 
     Raises ValueError for a continuous schedule, and for a network that does not learn its variance.
     """
     bound = _bound(schedule, parameterisation, "hybrid", jax.lax.stop_gradient)
     mean_loss = weighted(schedule, parameterisation, weighting)
+    share = schedule.steps / 1000 if rescale else 1
 
     def loss(out: Array, x0: Array, eps: Array, t: Array) -> Array:
         mean = out[..., : x0.shape[-1]]
-        return mean_loss(mean, x0, eps, t) + schedule.steps / 1000 * bound(out, x0, eps, t)
+        return mean_loss(mean, x0, eps, t) + share * bound(out, x0, eps, t)
 
     return loss
 

@@ -108,14 +108,18 @@ def denoiser(network: Network, cond: Cond, schedule: Schedule, parameterisation:
     return denoise
 
 
-def time_input(schedule: Schedule) -> Callable[[Array, NoiseLevel], Array]:
-    """What DDPM's networks are fed: a table's index 0 .. T - 1 as a float; 1000 t where t is continuous."""
+def time_input(schedule: Schedule, rescale: bool = False) -> Callable[[Array, NoiseLevel], Array]:
+    """What DDPM's networks are fed: a table's index 0 .. T - 1 as a float; 1000 t where t is continuous.
+
+    rescale: 1000 / T times the index (iDDPM's rescale_timesteps).
+    """
     if schedule.steps is None:
         return lambda t, level: 1000 * t
-    return lambda t, level: jnp.round(t * schedule.steps) - 1
+    scale = 1000 / schedule.steps if rescale else 1
+    return lambda t, level: scale * (jnp.round(t * schedule.steps) - 1)
 
 
-def on_line(name: str, schedule: Schedule) -> Parameterisation:
+def on_line(name: str, schedule: Schedule, rescale: bool = False) -> Parameterisation:
     """The parameterisation of LINES[name], fed x_t as it is and time_input.
 
     Raises ValueError where it is singular at t = 1: eps says nothing of x0 where alpha(1) = 0.
@@ -128,7 +132,7 @@ def on_line(name: str, schedule: Schedule) -> Parameterisation:
             f"parameterisation: {name} is singular at t = 1, where alpha = {float(level.alpha):.2g} "
             f"and sigma = {float(level.sigma):.2g}; choose v or x0"
         )
-    return Parameterisation(LINES[name], lambda level: 1.0, time_input(schedule))
+    return Parameterisation(LINES[name], lambda level: 1.0, time_input(schedule, rescale))
 
 
 # Karras et al. 2022 (EDM) table 1

@@ -25,7 +25,8 @@ def build(parts: Parts) -> Family:
     """Raises ValueError for what cannot be, in one line."""
     config, task = parts.config, parts.task
     mathematics = build_mathematics(config)
-    apply, init_network = build_network(parts)
+    module = build_network(parts)
+    apply, init_network = applied(module), functools.partial(initialised, module, parts)
     apply = sharding.gathering(parts.mesh, apply, again=config.model.remat == "none")
     of, schedule = mathematics.of, mathematics.initial.schedule
     times = build_times(config, schedule)
@@ -45,6 +46,7 @@ def build(parts: Parts) -> Family:
         return network_calls(settings, schedule)
 
     calls(settings_of(config))
+    edits = build_edits(config, task, parts.task_at, of, schedule, denoiser, parts.whole)
     return Family(
         init=init,
         objective=diffusion_objective(apply, task, of, times, strata, **asked),
@@ -53,7 +55,8 @@ def build(parts: Parts) -> Family:
         calls=calls,
         schedule=lambda params: of(params).schedule,
         denoiser=denoiser,
-        edits=build_edits(config, task, parts.task_at, of, schedule, denoiser, parts.whole),
+        edits=None if config.latent.encoder else edits,
+        project=getattr(module, "project", lambda params: params),
     )
 
 
@@ -72,7 +75,7 @@ def build_mathematics(config) -> Mathematics:
     unlearned = schedule_of(init_schedule(jax.random.key(0)))
     parameterisation = construct(prediction.PARAMETERISATIONS, call, "diffusion.prediction", unlearned)
     weighting = named(losses.WEIGHTINGS, section.weighting, "diffusion.weighting")
-    loss_of = choose(losses.LOSSES, section.loss, "diffusion.loss")
+    loss_call = parse_call(section.loss, "diffusion.loss")
     sees_level = init_schedule is not no_parameters and call.name in prediction.LINES
 
     def init(key):
@@ -83,7 +86,7 @@ def build_mathematics(config) -> Mathematics:
         schedule, what = schedule_of(params), parameterisation
         if sees_level:
             what = what._replace(noise_input=prediction.range_input(schedule))
-        loss = loss_of(schedule, what, weighting)
+        loss = construct(losses.LOSSES, loss_call, "diffusion.loss", schedule, what, weighting)
         if section.uncertainty:
             loss = losses.uncertain(loss, lambda t: log_variance(params["uncertainty"], schedule.level(t).logsnr))
         return Diffusion(schedule, what, weighting, loss, losses.weighted(schedule, what, weighting))
@@ -120,28 +123,40 @@ def build_times(config, schedule: Schedule) -> Times:
     return construct(TIMES, call, "diffusion.times", levels=schedule.steps)
 
 
-def build_network(parts: Parts) -> tuple[Callable, Callable]:
-    """(apply(params, x, noise_input, cond, dropout_key=None) -> out, init(key) -> params) of config.model."""
+def build_network(parts: Parts):
+    """The module of config.model."""
     height, _, channels = parts.task.sample_shape
     encoder = parts.text
-    module = build_model(
-        parts.config,
-        MODELS,
+    learned = parse_call(parts.config.diffusion.loss, "diffusion.loss").name in losses.LEARNS_VARIANCE
+    sizes = dict(
         size=height,
-        out_channels=channels * (2 if parts.config.diffusion.loss in losses.LEARNS_VARIANCE else 1),
+        out_channels=channels * (2 if learned else 1),
         num_labels=parts.task.labels,
         **({"text_encoder": encoder.module} if encoder and encoder.module else {}),
     )
+    try:
+        return build_model(parts.config, MODELS, **sizes)
+    except ValueError as error:
+        if not parts.config.latent.encoder:
+            raise
+        made = f"latent.encoder={parts.config.latent.encoder} makes latents of {tuple(parts.task.sample_shape)}"
+        raise ValueError(f"{made}, which the network does not fit: {error}") from error
+
+
+def applied(module) -> Callable:
+    """apply(params, x, noise_input, cond, dropout_key=None) -> out."""
 
     def apply(params, x, noise_input, cond, dropout_key=None):
         train, rngs = dropout_key is not None, {"dropout": dropout_key}
         return module.apply({"params": params}, x, noise_input, cond, train=train, rngs=rngs if train else None)
 
-    def init(key):
-        x0, cond = prepared(parts)
-        return module.init({"params": key}, x0, jnp.zeros((1,)), cond)["params"]
+    return apply
 
-    return apply, init
+
+def initialised(module, parts: Parts, key):
+    """The network's first parameters."""
+    x0, cond = prepared(parts)
+    return module.init({"params": key}, x0, jnp.zeros((1,)), cond)["params"]
 
 
 # Folded into the parameters' key: the initial values of what is learned beside the network.

@@ -37,6 +37,7 @@ class Family(NamedTuple):
     averaged: names in the parameters, at their top, of what is averaged and sampled with; (): all of them.
     rates: names in the parameters of parts with an optimiser of their own, with the share of optim.lr that each takes;
     clipping is then of each part's gradient.
+    project: parameters -> parameters, which puts them where the network wants them, after each update.
     """
 
     init: Callable[[jax.Array], Any]  # key -> the parameters
@@ -48,6 +49,7 @@ class Family(NamedTuple):
     check: Callable | None = None  # (uint8 images) -> raises ValueError for one that it cannot be trained on
     averaged: tuple[str, ...] = ()
     rates: dict[str, float] = {}
+    project: Callable = lambda params: params
     schedule: Callable | None = None  # params -> Schedule
     denoiser: Callable | None = None  # (params, frozen, cond) -> Denoise
     edits: Edits | None = None  # sampling that is told what is known, or where to start

@@ -6,6 +6,7 @@ from models.edm2_unet import EDM2UNet
 from models.efficient_unet import EfficientUNet
 from models.gan import Gan
 from models.song_unet import SongUNet
+from models.u_vit import UViT
 from models.unet import UNet
 from models.vae import VAE
 
@@ -15,6 +16,7 @@ MODELS = {  # of diffusion
     "song_unet": SongUNet,
     "edm2_unet": EDM2UNet,
     "dit": DiT,
+    "u_vit": UViT,
 }
 AUTOENCODERS = {"vae": VAE}
 TRANSFORMERS = {"transformer": Transformer}  # of the autoregressive family

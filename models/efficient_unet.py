@@ -5,7 +5,7 @@ from functools import partial
 import flax.linen as nn
 import jax.numpy as jnp
 
-from models.conditioning import beside, embed, with_text
+from models.conditioning import beside, check_told, embed, with_text
 from models.layers import CONVENTIONS, REMAT, Attention, ResBlock, Style, double
 
 
@@ -54,6 +54,8 @@ class EfficientUNet(nn.Module):
         train: dropout, drawn from rngs={'dropout': key}. Raises ValueError for sides that the levels cannot halve.
         """
         _check_input(self, x)
+        takes = ("text", "tokens", "text_mask", "low_res", "known", "aug_level")
+        check_told(cond, self.num_labels, takes, "efficient_unet")
         style, levels = self._style, self.levels
         cond = with_text(self.text_encoder, cond)
         emb = embed(style, self.channels, self.num_labels, noise_input, cond)

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 
 from models.checks import check_levels, check_sides, check_values
-from models.conditioning import beside, embed, with_text
+from models.conditioning import beside, check_told, embed, with_text
 from models.layers import CONVENTIONS, REMAT, Attention, ResBlock, Style, double, halve, same
 
 
@@ -176,5 +176,4 @@ def _check_heads(net):
 
 def _check_input(net, x, cond):
     check_sides(net, x)
-    if net.num_labels and "label" not in cond:
-        raise ValueError(f"num_labels is {net.num_labels}, but cond has no 'label': {sorted(cond)}")
+    check_told(cond, net.num_labels, ("text", "tokens", "text_mask", "low_res", "known", "aug_level"), "unet")

@@ -59,7 +59,8 @@ class Model(NamedTuple):
     def edits(self) -> Edits:
         """The programs of editing. Raises ValueError for a model that has none."""
         if self.experiment.edits is None:
-            raise ValueError(f"editing takes a model of family=diffusion, and this one's is {self.config.family}")
+            own = "latents" if self.config.latent.encoder else f"of family={self.config.family}"
+            raise ValueError(f"editing takes a model of family=diffusion on pixels, and this one's are {own}")
         return self.experiment.edits
 
     @property

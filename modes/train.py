@@ -21,6 +21,7 @@ from evaluation.images import make_grid, save_png
 from experiment import Experiment, abstract_batch, build, model_flops
 from input_pipeline import facts
 from modes.evaluators import check_evaluators
+from modes.latents import with_statistics
 from plans import settings_of
 from students import read_teacher, teacher_weights
 from training import ema, hosts, posthoc
@@ -52,8 +53,10 @@ class Run(NamedTuple):
 def train(config, flags) -> None:
     """Trains to config.train.steps, from the workdir's latest checkpoint if it has one."""
     began = time.perf_counter()
+    workdir = epath.Path(absolute(flags.workdir))
+    config = with_statistics(config, workdir)
     experiment = build(config)
-    run = begin(config, experiment, epath.Path(absolute(flags.workdir)), flags.allow_config_change)
+    run = begin(config, experiment, workdir, flags.allow_config_change)
     parameters = parameter_overview.count_parameters(run.state.params)
     seconds = time.perf_counter() - began
     logging.info(
@@ -185,7 +188,7 @@ def first_state(config, experiment: Experiment, checkpoints: Checkpoints):
 def sample_hook(config, experiment: Experiment, workdir, writer) -> Hook:
     """A grid of samples under the first average: samples/step_00001000.png."""
     seeds = np.arange(config.sampling.grid_images)
-    name = ema.name(config.ema.decays[0])
+    name = ema.first_name(config.ema)
 
     def path(step):
         return workdir / "samples" / f"step_{step:08}.png"

@@ -35,7 +35,7 @@ class Weights(NamedTuple):
 
 
 def asked_ema(config, flags) -> str:
-    return flags.ema or ema.name(config.ema.decays[0])
+    return flags.ema or ema.first_name(config.ema)
 
 
 def holding(config, workdir, flags) -> Checkpoints:

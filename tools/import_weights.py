@@ -2,7 +2,7 @@
 
     python -m tools.import_weights --format=diffusers --source=ddpm-cifar10-32 --workdir=runs/ddpm
     python -m tools.import_weights --format=guided_diffusion --source=64x64_diffusion.pt --workdir=runs/adm64
-    python -m tools.import_weights --format=edm --source=edm.pt --workdir=runs/edm64
+    python -m tools.import_weights --format=edm --source=edm.pt --workdir=runs/edm64          # or edm2
     python -m tools.import_weights --export=FOLDER --workdir=runs/mine
 
 docs/import.md says which files are known, and what to do about EDM's .pkl. To train on from them, name the workdir in
@@ -17,12 +17,13 @@ from typing import NamedTuple
 
 from absl import flags, logging
 from etils import epath
+from flax import linen as nn
 
 import workdir as records
 from configs import base
 from experiment import build
-from models import safetensors
-from models.published import diffusers, edm, guided_diffusion
+from models import MODELS, safetensors
+from models.published import diffusers, edm, edm2, guided_diffusion
 from models.unet import UNet
 from modes.weights import restored
 from tools import command
@@ -38,7 +39,7 @@ PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 class Imported(NamedTuple):
     """A network, its parameters, and the mathematics that it was trained with, as keys of a config."""
 
-    net: UNet
+    net: nn.Module  # one of MODELS
     params: dict
     keys: dict
 
@@ -75,22 +76,31 @@ def from_guided_diffusion(source: str, settings: str | None) -> Imported:
     return Imported(net, params, keys)
 
 
+PRECONDITIONED = {
+    "diffusion.schedule": "edm",
+    "diffusion.prediction": "edm(sigma_data=0.5)",
+    "diffusion.weighting": "edm(sigma_data=0.5)",
+    "diffusion.times": "log_normal",
+    "sampling.sampler": "heun",
+    "sampling.grid": "karras",
+    "sampling.steps": 18,
+    "sampling.threshold": "none",
+}
+
+
 def from_edm(source: str, settings: str | None) -> Imported:
     net, params = edm.load(source)
-    keys = {
-        "diffusion.schedule": "edm",
-        "diffusion.prediction": "edm(sigma_data=0.5)",
-        "diffusion.weighting": "edm(sigma_data=0.5)",
-        "diffusion.times": "log_normal",
-        "sampling.sampler": "heun",
-        "sampling.grid": "karras",
-        "sampling.steps": 18,
-        "sampling.threshold": "none",
-    }
-    return Imported(net, params, keys)
+    augmented = {"task.augment": 0.12} if "augment" in params else {}  # told zeros in sampling
+    return Imported(net, params, PRECONDITIONED | augmented)
 
 
-FORMATS = {"diffusers": from_diffusers, "guided_diffusion": from_guided_diffusion, "edm": from_edm}
+def from_edm2(source: str, settings: str | None) -> Imported:
+    net, params = edm2.load(source)
+    more = {"diffusion.times": "log_normal(mean=-0.8, std=1.6)", "sampling.steps": 32}
+    return Imported(net, params, PRECONDITIONED | more)
+
+
+FORMATS = {"diffusers": from_diffusers, "guided_diffusion": from_guided_diffusion, "edm": from_edm, "edm2": from_edm2}
 
 
 # The fields of the network that a config gives; sizes and labels follow from data and task.
@@ -101,11 +111,12 @@ SHAPING += ("convention", "dropout", "groups")
 def config_of(imported: Imported):
     """The config under which this project builds the same network."""
     net, config = imported.net, base.get_config()
-    inputs = imported.params["conv_in"]["kernel"].shape[2]
+    name = next(name for name, kind in MODELS.items() if type(net) is kind)
+    inputs = imported.params["conv_in"]["kernel"].shape[2] - (name == "edm2_unet")  # which adds a channel of ones
     channels = inputs // (2 if imported.keys.get("task.low_size") else 1)
     config.data.update(name="folder", shape=(net.size, net.size, channels), classes=net.num_labels)
     config.task.name = "class" if net.num_labels else "unconditional"
-    config.model.update({name: getattr(net, name) for name in SHAPING})
+    config.model.update({key: getattr(net, key) for key in SHAPING if hasattr(net, key)} | {"name": name})
     config.update_from_flattened_dict(imported.keys)
     return config
 
@@ -117,7 +128,13 @@ def write(workdir: epath.Path, imported: Imported, source: str) -> None:
     config = config_of(imported)
     build(config)
     records.write_config(workdir, config)
-    posthoc.save(workdir, "checkpoints", 0, {ema.name(config.ema.decays[0]): imported.params}, {"imported": source})
+    posthoc.save(
+        workdir,
+        "checkpoints",
+        0,
+        {ema.first_name(config.ema): imported.params},
+        {"imported": source},
+    )
     records.record_start(workdir, mode="import", source=source)
 
 

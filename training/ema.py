@@ -22,9 +22,19 @@ def power_name(sigma_rel: float) -> str:
     return f"power_{float(sigma_rel)!r}"
 
 
-def rules(decays: tuple[float, ...], warmup: bool, sigma_rels: tuple[float, ...] = ()) -> dict[str, Rule]:
-    """Every average's rule by its name."""
-    exponentials = {name(decay): exponential(decay, warmup) for decay in decays}
+def first_name(section) -> str:
+    """The name of the average that is sampled with unless another is asked for; section has decays and sigma_rels."""
+    return name(section.decays[0]) if section.decays else power_name(section.sigma_rels[0])
+
+
+def rules(
+    decays: tuple[float, ...], warmup: bool, sigma_rels: tuple[float, ...] = (), ramp: float = 0.0
+) -> dict[str, Rule]:
+    """Every average's rule by its name. ramp > 0 bounds the exponential ones instead of warmup (`ramped`)."""
+    exponentials = {
+        name(decay): (lambda n, d=decay: 1 - ramped(d, ramp, n)) if ramp else exponential(decay, warmup)
+        for decay in decays
+    }
     return exponentials | {power_name(sigma_rel): power(sigma_rel) for sigma_rel in sigma_rels}
 
 
@@ -36,6 +46,11 @@ def warmed_up(decay: float, updates: jax.Array) -> jax.Array:
     """min(decay, (1 + n) / (10 + n)) after n earlier updates: a young average follows the parameters closely."""
     n = updates.astype(jnp.float32)
     return jnp.minimum(decay, (1 + n) / (10 + n))
+
+
+def ramped(decay: float, share: float, updates: jax.Array) -> jax.Array:
+    """min(decay, that of a half-life of `share` of the n updates before): EDM's rule, with .05; all new at n = 0."""
+    return jnp.minimum(decay, 0.5 ** (1 / (share * jnp.maximum(updates.astype(jnp.float32), 1e-3))))
 
 
 def power(sigma_rel: float) -> Rule:

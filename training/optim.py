@@ -2,13 +2,22 @@
 
 from collections.abc import Callable
 
+import jax.numpy as jnp
 import optax
 
 
-def learning_rate_schedule(peak: float, warmup: int, decay_steps: int = 0) -> optax.Schedule:
-    """Linear from 0 over `warmup` steps (step 0 has rate 0, as in DDPM), then constant, or cosine to 0."""
+def learning_rate_schedule(peak: float, warmup: int, decay_steps: int = 0, root_from: int = 0) -> optax.Schedule:
+    """Linear from 0 over `warmup` steps (step 0 has rate 0, as in DDPM), then constant, or cosine to 0.
+
+    root_from > 0: the whole falls with the root of time from that step on (EDM2, Eq. 67).
+    """
     if 0 < decay_steps <= warmup:
         raise ValueError(f"optim.decay_steps={decay_steps} ends before optim.warmup={warmup}; use 0 for no decay")
+    if decay_steps and root_from:
+        raise ValueError(f"optim.decay_steps={decay_steps} and optim.root_from={root_from} are two decays; use one")
+    if root_from:
+        rise = learning_rate_schedule(peak, warmup)
+        return lambda step: rise(step) / jnp.sqrt(jnp.maximum(step / root_from, 1))
     after = optax.cosine_decay_schedule(peak, decay_steps - warmup) if decay_steps else optax.constant_schedule(peak)
     return optax.join_schedules([optax.linear_schedule(0.0, peak, warmup), after], [warmup]) if warmup else after
 

@@ -40,6 +40,8 @@ class Update(NamedTuple):
     optimiser: optax.GradientTransformation  # at a peak learning rate of 1, which state.extra['lr'] multiplies
     averages: dict[str, ema.Rule]  # by name
     averaged: tuple[str, ...] = ()  # names, at the top of the parameters, of what is averaged; () for all
+    project: Callable[[Any], Any] = lambda params: params  # onto what parameters may be, after each update
+    clip_each: float = 0.0  # > 0: the norm to which each micro-batch's share of the gradient is clipped
 
 
 def step_keys(seed: jax.Array, step: jax.Array, n: int) -> tuple[jax.Array, jax.Array]:
@@ -66,6 +68,7 @@ def make_train_step(objective: Objective, update: Update, accumulate: int = 1) -
             return total / examples, (sums, notes)
 
         gradient_of = jax.grad(loss, has_aux=True)
+        gradient_of = clipped(gradient_of, update.clip_each) if update.clip_each else gradient_of
         gradient, sums, notes = accumulated(gradient_of, state.params, batch, keys, dropout_key, accumulate)
         state, norms = apply_update(state, gradient, update)
         finite = norms["gradient_norm"][1]  # a skipped step does not count in the means, and teaches nothing
@@ -75,6 +78,16 @@ def make_train_step(objective: Objective, update: Update, accumulate: int = 1) -
         return state, jax.tree.map(lambda x: jnp.where(finite, x, 0), sums) | norms
 
     return train_step
+
+
+def clipped(gradient_of, norm: float):
+    """gradient_of whose gradient has at most this global norm."""
+
+    def limited(*args):
+        gradient, rest = gradient_of(*args)
+        return optax.clip_by_global_norm(norm).update(gradient, ())[0], rest
+
+    return limited
 
 
 def accumulated(gradient_of, params, batch, keys, dropout_key, parts: int):
@@ -107,7 +120,7 @@ def apply_update(state: TrainState, gradient, update: Update) -> tuple[TrainStat
     finite = jnp.isfinite(norm)  # one number for all leaves: a test of each leaf compiles ten times as long
     updates, opt_state = update.optimiser.update(gradient, state.opt_state, state.params)
     updates = jax.tree.map(lambda update: state.extra["lr"] * update, updates)
-    params = optax.apply_updates(state.params, updates)
+    params = update.project(optax.apply_updates(state.params, updates))
     taken = state.step - state.extra["skipped"]
     averages = ema.update_all(state.ema, ema.part(params, update.averaged), update.averages, taken)
 

@@ -64,6 +64,16 @@ def test_one_double_pass_is_two_passes(share):
     assert_same(in_one(2.5, share)(image(), T), in_two(2.5, share)(image(), T))
 
 
+@pytest.mark.parametrize("wrap", [in_two, in_one])
+def test_guided_channels_are_guided_and_the_rest_is_the_conditional_prediction(wrap):
+    """DiT's code guides 3 of its 4 channels."""
+    some, all_of_them, main = wrap(2.5, None, 2)(image(), T), wrap(2.5)(image(), T), build(COND)(image(), T)
+    for found, whole, plain in zip(some[:2], all_of_them[:2], main[:2], strict=True):
+        np.testing.assert_array_equal(found[..., :2], whole[..., :2])
+        np.testing.assert_array_equal(found[..., 2:], plain[..., 2:])
+        assert np.abs(whole - plain)[..., 2:].max() > 1
+
+
 def test_a_double_pass_calls_the_network_once():
     sizes = []
 

@@ -167,3 +167,12 @@ def test_another_number_of_channels_is_refused():
     network = lambda x, noise_input, cond: x[..., :2]  # noqa: E731
     with pytest.raises(ValueError, match="got 2 channels for images of 3; give 3, or 6"):
         denoiser(network, {}, schedule, PARAMETERISATIONS["eps"](schedule))(pair(2)[0], 0.5)
+
+
+def test_a_rescaled_index_runs_over_a_thousand_whatever_the_table():
+    """iDDPM's rescale_timesteps."""
+    schedule = SCHEDULES["linear"](steps=4000)
+    plain, rescaled = (PARAMETERISATIONS["eps"](schedule, rescale=rescale) for rescale in (False, True))
+    t = jnp.array([1, 2, 4000]) / 4000
+    np.testing.assert_array_equal(plain.noise_input(t, None), [0, 1, 3999])
+    np.testing.assert_array_equal(rescaled.noise_input(t, None), [0, 0.25, 999.75])

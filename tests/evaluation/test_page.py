@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from evaluation import page
-from evaluation.charts import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, chart, scale
+from evaluation.charts import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Series, chart, scale
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -30,6 +30,16 @@ def test_ticks_are_round_and_hold_every_value(values):
     steps = np.diff(ticks)
     assert ticks[0] <= min(values) and max(values) <= ticks[-1] and 2 <= len(ticks) <= 12
     assert np.allclose(steps, steps[0]) and round(steps[0] / 10 ** np.floor(np.log10(steps[0] * 1.0001))) in (1, 2, 5)
+
+
+def test_the_spread_of_points_is_bars_that_the_scale_holds():
+    series = Series("a", [(0.0, 2.0), (1.0, 3.0)], spread=[(1.0, 2.5), (2.0, 9.0)])
+    tree = ElementTree.fromstring(chart([series], "x", "y"))
+    bars = [each.get("d") for each in tree.iter("{http://www.w3.org/2000/svg}path") if each.get("stroke") == COLOURS[0]]
+    spans = [tuple(map(float, bar.split("M")[1].split(" ")[1].split("V"))) for bar in bars[1:]]
+    assert all(TOP <= high < low <= HEIGHT - BOTTOM for low, high in spans)
+    ratio = (spans[1][0] - spans[1][1]) / (spans[0][0] - spans[0][1])
+    assert abs(ratio - 7 / 1.5) < 0.05
 
 
 def test_what_is_no_number_is_left_out_of_a_chart():

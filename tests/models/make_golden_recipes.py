@@ -62,6 +62,43 @@ def images(channels: int) -> torch.Tensor:
     return torch.from_numpy(unet_states.images(8, channels)).permute(0, 3, 1, 2)
 
 
+def augmentation() -> dict[str, np.ndarray]:
+    """Images, what EDM's augmentation made of them and told of it, and what it drew: its calls are listened to."""
+    drawn, real = [], {name: getattr(torch, name) for name in ("rand", "randn", "randint")}
+
+    def listen(name):
+        def draw(*args, **more):
+            drawn.append(real[name](*args, **more))
+            return drawn[-1]
+
+        return draw
+
+    pipe = loaded("EDM", "training/augment.py").AugmentPipe
+    kinds = dict(xflip=1e8, yflip=1, scale=1, rotate_frac=1, aniso=1, translate_frac=1)
+    torch.manual_seed(3)
+    x = real["rand"](6, 3, 8, 8) * 2 - 1
+    for name in real:
+        setattr(torch, name, listen(name))
+    y, told = pipe(p=0.7, **kinds)(x)
+    for name in real:
+        setattr(torch, name, real[name])
+    draws = [draw.reshape(*draw.shape[:-3], -1) if draw.ndim > 3 else draw for draw in drawn]
+    mirror, _, flip, flips, scale, scales, turn, turns, stretch, axis, stretches, axes, shift, shifts = (
+        draw.squeeze().numpy() for draw in draws
+    )
+    found = {
+        "mirror": mirror,
+        "flip": np.where(flips < 0.7, flip, 0),
+        "scale": np.where(scales < 0.7, scale, 0),
+        "turn": np.where(turns < 0.7, (2 * turn - 1) * np.pi, 0),
+        "stretch": np.where(stretches < 0.7, stretch, 0),
+        "axis": np.where(axes < 0.5, (2 * axis - 1) * np.pi, 0),
+        "shift": np.where(shifts < 0.7, shift, 0).T,
+    }
+    images = {"images": x.permute(0, 2, 3, 1).numpy(), "changed": y.permute(0, 2, 3, 1).numpy(), "told": told.numpy()}
+    return {f"augment_{name}": np.float32(value) for name, value in (images | found).items()}
+
+
 @torch.no_grad()
 def small() -> None:
     golden, shapes = {}, {}
@@ -80,6 +117,7 @@ def small() -> None:
     golden["edm2"] = keep("edm2", edm2_unet(**recipe_states.EDM2), images(3), noise, labels)
     times, rows = torch.from_numpy(unet_states.TIMES), torch.from_numpy(unet_states.LABELS)
     golden["dit"] = keep("dit", dit(**recipe_states.DIT), images(4), times, rows)
+    golden |= augmentation()
     for name, value in golden.items():
         print(name, value.shape, value.std())
     np.savez_compressed(GOLDEN / "recipes.npz", shapes=json.dumps(shapes), **golden)

@@ -64,6 +64,16 @@ EDM = {
     "num_blocks": 1,
     "attn_resolutions": [4],
 }
+KL = {
+    "sample_size": 8,
+    "latent_channels": 3,
+    "block_out_channels": [8, 16],
+    "layers_per_block": 1,
+    "norm_num_groups": 4,
+    "down_block_types": ["DownEncoderBlock2D"] * 2,
+    "up_block_types": ["UpDecoderBlock2D"] * 2,
+}
+AUTOENCODERS = {"sd": KL, "sd3": KL | {"use_quant_conv": False, "use_post_quant_conv": False}}
 TIMES = np.array([3.0, 901.0], np.float32)
 SIGMAS = np.array([0.05, 8.0], np.float32)
 LABELS = np.array([1, 4])

@@ -4,10 +4,13 @@ import json
 import pathlib
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from experiment import build
 from models import safetensors
+from models.published import edm, edm2
 from tools import import_weights
 from workdir import read_config
 
@@ -100,3 +103,14 @@ def test_another_training_is_refused(folder, tmp_path, change, said):
     (tmp_path / "scheduler_config.json").write_text(json.dumps(said_there | change))
     with pytest.raises(ValueError, match=said):
         import_weights.scheduler_keys(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["song", "edm2"])
+def test_edms_and_edm2s_networks_become_configs_that_build_them(name, states):
+    with np.load(MODELS / "golden" / "recipes.npz") as stored:
+        tensors = states.weights({key: tuple(shape) for key, shape in json.loads(str(stored["shapes"]))[name].items()})
+    net, params = edm.to_unet(tensors) if name == "song" else edm2.to_unet(tensors, head_channels=8)
+    keys = import_weights.PRECONDITIONED | ({"task.augment": 0.12} if name == "song" else {})
+    config = import_weights.config_of(import_weights.Imported(net, params, keys))
+    shapes = jax.tree.map(lambda leaf: leaf.shape, build(config).abstract.params)
+    assert shapes == jax.tree.map(np.shape, params)

@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 from problem import make, run
 
 from training import ema
@@ -48,3 +49,18 @@ def test_the_average_of_a_run_follows_its_parameters():
         state, _ = run(state, step, k, k + 1)
         expected = 0.75 * expected + 0.25 * np.asarray(state.params["w"])
     assert np.allclose(state.ema["0.75"]["w"], expected, atol=1e-6)
+
+
+def test_a_ramp_bounds_the_half_life_by_a_share_of_the_updates():
+    """EDM: half-life min(H, .05 n), so that an average of a young run is of its last twentieth."""
+    half_life, share = 50, 0.05
+    rule = ema.rules((0.5 ** (1 / half_life),), False, ramp=share)[ema.name(0.5 ** (1 / half_life))]
+    n = np.arange(1, 3000)
+    expected = 1 - 0.5 ** (1 / np.minimum(half_life, share * n))
+    np.testing.assert_allclose([float(rule(jnp.int32(k))) for k in n[::50]], expected[::50], rtol=1e-4)
+    assert float(rule(jnp.int32(0))) == 1.0
+
+
+def test_the_first_average_is_a_power_of_time_where_there_is_no_exponential_one():
+    assert ema.first_name(ConfigDict(dict(decays=(0.5, 0.9), sigma_rels=(0.1,)))) == "0.5"
+    assert ema.first_name(ConfigDict(dict(decays=(), sigma_rels=(0.1, 0.2)))) == "power_0.1"

@@ -9,7 +9,7 @@ import optax
 import pytest
 from problem import batch_at, equal, init, make, objective, run
 
-from training import optim
+from training import ema, optim
 from training.state import new_state
 from training.step import Objective, Update, make_train_step, step_keys
 
@@ -127,3 +127,37 @@ def test_the_learning_rate_rises_linearly_from_zero_and_falls_to_zero(warmup, de
         assert np.allclose([rate(k) for k in range(warmup)], 2.0 * np.arange(warmup) / warmup)
     assert np.isclose(rate(warmup), 2.0)
     assert np.isclose(rate(decay or 10**6), 0.0 if decay else 2.0, atol=1e-6)
+
+
+def test_a_decay_by_the_root_of_time_follows_its_warm_up():
+    rate = optim.learning_rate_schedule(2.0, 10, root_from=40)
+    steps = np.arange(200)
+    expected = 2.0 * np.minimum(steps / 10, 1) / np.sqrt(np.maximum(steps / 40, 1))
+    np.testing.assert_allclose([rate(step) for step in steps], expected, rtol=1e-6)
+
+
+def test_parameters_are_projected_after_each_update_and_so_averaged():
+    optimiser = optim.with_clipping(optax.sgd(0.5), 0.0)
+    update = Update(optimiser, ema.rules((0.0,), False), project=lambda params: jax.tree.map(jnp.sign, params))
+    state = new_state(init, optimiser, ("0.0",), 0)
+    state, _ = jax.jit(make_train_step(objective, update))(state, None, batch_at(0))
+    assert set(np.abs(state.params["w"]).ravel()) == {1.0}
+    np.testing.assert_allclose(state.ema["0.0"]["w"], state.params["w"], atol=1e-6)
+
+
+def test_shares_clipped_each_are_clipped_before_their_sum():
+    """DDPM's replicas: the mean of gradients, each of which was clipped to a norm of 1."""
+    optimiser, parts = optim.with_clipping(optax.sgd(1.0), 0.0), 4
+    update = Update(optimiser, {}, clip_each=1.0 / parts)
+    state = new_state(init, optimiser, (), 0)
+    after, _ = jax.jit(make_train_step(objective, update, parts))(state, None, batch_at(0))
+
+    def gradient(params, rows):
+        keys, batch = step_keys(np.uint32(0), state.step, 8)[0][rows], jax.tree.map(lambda x: x[rows], batch_at(0))
+        return jax.grad(lambda p: objective.losses(p, None, {}, keys, batch, None)[0].mean())(params)["w"]
+
+    each = [gradient(state.params, np.arange(j, 8, parts)) for j in range(parts)]
+    norms = [np.linalg.norm(g) for g in each]
+    assert min(norms) < 1 < max(norms) or min(norms) > 1  # some are clipped
+    expected = np.mean([g / max(norm, 1) for g, norm in zip(each, norms)], axis=0)
+    np.testing.assert_allclose(state.params["w"] - after.params["w"], expected, atol=1e-6)

@@ -61,7 +61,7 @@ def read(cell: Cell, metric: str) -> Row:
     'validation_loss' is that of the cell's first average.
     """
     lines = metric_lines(cell)
-    name = f"validation_loss/{ema.name(cell.config.ema.decays[0])}" if metric == "validation_loss" else metric
+    name = f"validation_loss/{ema.first_name(cell.config.ema)}" if metric == "validation_loss" else metric
     value = next((line[name] for line in reversed(lines) if line.get(name) is not None), None)
     evaluation = cell.folder / "evaluation.json"
     if value is None and evaluation.exists():

@@ -1,0 +1,145 @@
+"""Latent diffusion: what lies between images and latents, what does not fit, and a run from end to end."""
+
+import types
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import drawing
+from configs import digits, digits_vae, folder_latent
+from experiment import build
+from modes.model import load
+from modes.train import train
+from modes.weights import digest
+from tools import reconstruct
+from training.latents import statistics
+from workdir import read_config, write_config
+
+
+def tiny(**keys):
+    config = folder_latent.get_config("tiny")
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in keys.items()})
+    return config
+
+
+def test_patches_lose_nothing_and_samples_are_decoded_by_the_same_numbers():
+    config = tiny(latent__mean=tuple(np.linspace(-1, 1, 12)), latent__std=tuple(np.linspace(0.5, 2, 12)))
+    task, frozen = build(config).task, build(config).frozen()
+    image = np.random.default_rng(0).integers(0, 256, (3, 8, 8, 3), np.uint8)
+    keys = jax.vmap(jax.random.key)(np.arange(3))
+    x0, cond = task.prepare(frozen, keys, {"image": image}, False)
+    assert x0.shape == (3, *task.sample_shape) == (3, 4, 4, 12) and cond == {}
+    np.testing.assert_allclose(task.restore(frozen, x0), image / 127.5 - 1, atol=1e-5)
+    first = (image[:, :2, :2].reshape(3, 12) / 127.5 - 1 - np.linspace(-1, 1, 12)) / np.linspace(0.5, 2, 12)
+    np.testing.assert_allclose(x0[:, 0, 0], first, atol=1e-5)
+
+
+def test_statistics_of_parts_are_those_of_the_whole():
+    latents = np.random.default_rng(1).normal(3, 2, (7, 4, 4, 5)).astype(np.float32)
+    mean, std = statistics([latents[:3], latents[3:]])
+    np.testing.assert_allclose(mean, latents.mean((0, 1, 2)), rtol=1e-5)
+    np.testing.assert_allclose(std, latents.std((0, 1, 2)), rtol=1e-5)
+    with pytest.raises(ValueError, match="channel 1 of the latents does not vary"):
+        statistics([latents * [1, 0, 1, 1, 1]])
+
+
+BAD = {
+    "makes latents of .4, 4, 12., which the network does not fit: .*size is 4, which 4 multipliers halve 3 times": {
+        "model__multipliers": (1, 1, 1, 1)
+    },
+    "does not fit latent.encoder, which takes 3 channels and sides that are multiples of 3": {
+        "latent__encoder": "patches(side=3)"
+    },
+    "takes 1 channels": {"latent__encoder": "patches(side=2, channels=1)"},
+    "latent.encoder='vqvae' is unknown; choose from diffusers, patches, run": {"latent__encoder": "vqvae"},
+    "sampling.threshold=static is of pixels, and these are latents": {"sampling__threshold": "static"},
+    "task.inpaint and task.low_size are of pixels, and latent.encoder is set": {"task__inpaint": True},
+    "latent.encoder: run: .*config.json is not there": {"latent__encoder": "run(workdir='/nowhere')"},
+    "/nowhere has no config.json: name a folder that diffusers wrote": {
+        "latent__encoder": "diffusers(path='/nowhere')"
+    },
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_an_autoencoder_that_does_not_fit_is_one_line(message):
+    with pytest.raises(ValueError, match=message) as refused:
+        build(tiny(**BAD[message]))
+    assert "\n" not in str(refused.value)
+
+
+def test_statistics_of_other_latents_are_refused():
+    with pytest.raises(
+        ValueError, match="latent.mean has 3 and latent.std 12 numbers, and the latents of .* 12 channels"
+    ):
+        build(tiny(latent__mean=(0.0, 0.0, 0.0))).frozen()
+
+
+def flags(workdir):
+    return types.SimpleNamespace(workdir=str(workdir), allow_config_change=False)
+
+
+def grey(config, **keys):
+    """Of the digits, unconditional, without hooks."""
+    config.data.update(shape=(8, 8, 1), classes=0)
+    config.task.update(name="unconditional", flip=False)
+    config.log.update(samples_every=0, validation_every=0)
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in keys.items()})
+    return config
+
+
+@pytest.fixture(scope="module")
+def autoencoder(tmp_path_factory):
+    """The workdir of a trained one."""
+    workdir = tmp_path_factory.mktemp("vae")
+    train(grey(digits_vae.get_config("tiny"), vae__latent=2), flags(workdir))
+    return workdir
+
+
+def test_a_run_on_latents_keeps_its_statistics_resumes_and_samples(autoencoder, tmp_path):
+    keys = dict(latent__encoder=f"run(workdir='{autoencoder}')", latent__mean=(), latent__std=())
+    keys |= dict(model__multipliers=(1,), model__attention=(), sampling__steps=1)
+    for steps in (2, 4):  # stops, and goes on
+        train(grey(tiny(**keys), train__steps=steps), flags(tmp_path))
+    model = load(tmp_path, ema="raw")
+    state, batches = model.experiment.init(), model.experiment.batches(0)
+    for _ in range(4):
+        state, _ = model.experiment.train_step(state, model.experiment.frozen(), next(batches))
+    assert digest(state.params) == model.weights.digest
+    stored = read_config(str(tmp_path)).latent
+    assert len(stored.mean) == len(stored.std) == 2 and min(stored.std) > 0
+    batch = drawing.examples(model.experiment, "train", 2000)
+    keys = jax.vmap(jax.random.key)(np.arange(len(batch["image"])))
+    latents = model.experiment.task.prepare(model.experiment.frozen(), keys, batch, False)[0]
+    np.testing.assert_allclose(latents.mean((0, 1, 2)), 0, atol=0.02)  # under other keys than they were measured
+    np.testing.assert_allclose(latents.std((0, 1, 2)), 1, atol=0.02)
+    assert model.sample(8).shape == (8, 8, 8, 1)
+    with pytest.raises(
+        ValueError, match="editing takes a model of family=diffusion on pixels, and this one's are latents"
+    ):
+        model.img2img(model.sample(2))
+
+
+def test_reconstructions_are_drawn_between_held_out_images_and_samples(autoencoder, tmp_path):
+    out = tmp_path / "picture.png"
+    said = reconstruct.draw({"workdir": str(autoencoder), "out": str(out), "num": 3, "judged": 8})
+    assert said.startswith("reconstructions of 8 held-out images: PSNR")
+    height, width = np.asarray(Image.open(out)).shape[:2]
+    assert height == width  # three rows of three
+
+
+def test_what_is_no_autoencoder_is_refused(autoencoder, tmp_path):
+    write_config(tmp_path, digits.get_config("tiny"))
+    with pytest.raises(ValueError, match="is of family=diffusion: give a run of family=vae"):
+        build(tiny(latent__encoder=f"run(workdir='{tmp_path}')"))
+    write_config(tmp_path, digits_vae.get_config("tiny"))
+    with pytest.raises(ValueError, match="is told labels or texts .task.name=class.: train one without"):
+        build(tiny(latent__encoder=f"run(workdir='{tmp_path}')"))
+    with pytest.raises(ValueError, match=r"data.shape=.8, 8, 3. does not fit latent.encoder, which takes 1 channels"):
+        build(tiny(latent__encoder=f"run(workdir='{autoencoder}')"))
+    average = dict(latent__encoder=f"run(workdir='{autoencoder}', average='0.5')")
+    found = build(grey(tiny(**average, latent__mean=(0.0, 0.0), latent__std=(1.0, 1.0))))
+    with pytest.raises(ValueError, match="no weights '0.5'; --ema can be 0.995, raw"):
+        found.frozen()
