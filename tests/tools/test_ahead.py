@@ -8,7 +8,7 @@ from tools import ahead
 from training.chips import parse_slice
 
 # Bytes a step by the versions that compiled it; a new compiler gets a line, from the value that the failure shows.
-BYTES = {("0.10.2", "0.0.42.1"): 0}
+BYTES = {("0.10.2", "0.0.42.1"): 848_081_408}
 
 
 def reduced():
@@ -21,7 +21,8 @@ def reduced():
 def test_a_compiled_step_moves_no_more_bytes_than_it_did(tmp_path):
     pytest.importorskip("libtpu", reason="libtpu compiles for TPUs: pip install 'jax[tpu]'")
     facts = ahead.compiled(reduced(), parse_slice("v5e:1x1"), 300.0, str(tmp_path))
-    assert facts["compiler_flops"] == pytest.approx(model_flops(reduced()), rel=0.1)  # and what is elementwise
+    # What falls on a border's zeros, a sixth of the taps of images of 8 x 8, is not counted there; no work is done twice.
+    assert 0.8 < facts["compiler_flops"] / model_flops(reduced()) <= 1
     known = BYTES.get((facts["versions"]["jax"], facts["versions"]["libtpu"]))
     if known is None:
         pytest.skip(f"{facts['bytes_accessed']:.0f} bytes under {facts['versions']}, of which no value is kept")
