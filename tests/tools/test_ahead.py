@@ -21,7 +21,7 @@ def reduced():
 def test_a_compiled_step_moves_no_more_bytes_than_it_did(tmp_path):
     pytest.importorskip("libtpu", reason="libtpu compiles for TPUs: pip install 'jax[tpu]'")
     facts = ahead.compiled(reduced(), parse_slice("v5e:1x1"), 300.0, str(tmp_path))
-    # What falls on a border's zeros, a sixth of the taps of images of 8 x 8, is not counted there; nothing is done twice.
+    # Taps on a border's zeros, a sixth of those of 8 x 8 images, are not counted there; nothing is done twice.
     assert 0.8 < facts["compiler_flops"] / model_flops(reduced()) <= 1
     known = BYTES.get((facts["versions"]["jax"], facts["versions"]["libtpu"]))
     if known is None:
