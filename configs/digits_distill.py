@@ -49,7 +49,7 @@ def student(config, word):
         config.sampling.steps = word.steps
         config.ema.update(decays=(0.98,))
         config.train.steps = 100 if word.steps > 2 else 200  # the last stages take longer, as in the paper
-    steps = config.train.steps
+    config.train.batch_size, steps = 32, config.train.steps
     config.optim.update(lr=1e-3, warmup=20, decay_steps=steps)
     config.checkpoint.every = config.log.samples_every = steps
     config.log.update(every=20, validation_every=0)  # that is of a denoiser, which a student no longer is

@@ -39,7 +39,10 @@ class Flags:
 def test_places_are_the_buckets_of_a_run_and_what_it_does_there():
     config = digits.get_config("tiny")
     config.data.path, config.init_from = "gs://data/set", "runs/local"
-    assert preflight.places(config, Flags) == {"gs://data/set": False, "gs://runs/a": True, "gs://caches": True}
+    config.distill.teacher = "gs://runs/b"
+    assert preflight.places(config, Flags) == {
+        "gs://data/set": False, "gs://runs/b": False, "gs://runs/a": True, "gs://caches": True,
+    }  # fmt: skip
 
 
 def test_a_bucket_that_answers_is_left_as_it_was(store):
