@@ -10,8 +10,6 @@ and takes the rest from configs/digits.py. Prints a Markdown table and writes gr
 import json
 import math
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -21,6 +19,8 @@ from PIL import Image, ImageDraw
 import drawing
 from configs import base, cifar10, digits, dit, edm, edm2, iddpm, imagenet64, sid2, simple_diffusion
 from experiment import build
+from modes.evaluate import evaluate
+from modes.train import train
 from plans import settings_of
 
 # By name in the table: the module, and its words.
@@ -81,11 +81,23 @@ def get_config(arg="ddpm"):
 
 def run(name: str, folder: pathlib.Path) -> None:
     """Trains and judges one recipe, as far as that is not done yet."""
-    command = [sys.executable, "main.py", f"--workdir={folder}"]
     if not (folder / "done.json").exists():
-        subprocess.run([*command, f"--config=benchmarks/recipes.py:{name}"], check=True)
+        train(get_config(name), asked(folder))
     if not (folder / "evaluation.json").exists():
-        subprocess.run([*command, "--mode=evaluate"], check=True)
+        evaluate(get_config(name), asked(folder))
+
+
+def asked(folder: pathlib.Path) -> flags.FlagValues:
+    """main.py's flags, none of them given but the workdir."""
+    found = flags.FlagValues()
+    flags.DEFINE_string("workdir", str(folder), "", flag_values=found)
+    flags.DEFINE_integer("seed", 0, "", flag_values=found)
+    for name in ("watch", "allow_config_change"):
+        flags.DEFINE_bool(name, False, "", flag_values=found)
+    for name in ("checkpoint", "ema", "sampler", "steps", "guidance", "out"):
+        flags.DEFINE_string(name, None, "", flag_values=found)
+    found.mark_as_parsed()
+    return found
 
 
 def row(name: str, folder: pathlib.Path) -> str:
@@ -93,12 +105,10 @@ def row(name: str, folder: pathlib.Path) -> str:
     experiment = build(config)
     parameters = sum(leaf.size for leaf in jax.tree.leaves(experiment.abstract.params))
     results = json.loads((folder / "evaluation.json").read_text())["results"]
-    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
-    speed = np.median([line["images_per_second"] for line in lines if "images_per_second" in line])
     keys = ("svc/agreement", "frechet/ratio", "neighbours/samples", "neighbours/heldout")
     share, ratio, near, real = (results[key]["value"] for key in keys)
-    numbers = f"{share:.3f} | {ratio:.2f} | {near:.3f} ({real:.3f}) | {speed:.0f}"
-    return f"| {name} | {parameters:,} | {experiment.calls(settings_of(config))} | {numbers} |"
+    calls = experiment.calls(settings_of(config))
+    return f"| {name} | {parameters:,} | {calls} | {share:.3f} | {ratio:.2f} | {near:.3f} ({real:.3f}) |"
 
 
 def picture(folders: dict[str, pathlib.Path], path: pathlib.Path, side: int = 24) -> None:

@@ -12,7 +12,7 @@
 
 `guided` drops 10% of the labels, for classifier-free guidance, which the paper had not. Its upsamplers knew no level of
 augmentation; here they are told one, which adds two layers. SHARDS: `python -m tools.pack --size=256 --preprocess=adm`.
-Not trained here: built, counted, and the tiny variant, in the tests; a network like it on digits: docs/recipes.md.
+Not trained here: built, counted, and its tiny variant trained for two steps, in the tests.
 """
 
 from configs import base

@@ -158,7 +158,7 @@ def get_config():
 
     config.evaluation = ConfigDict()
     # And 'small_images' (sets that fit in memory), 'fid' and its kin, 'fd' (other features), 'likelihood_vlb' and
-    # 'likelihood_ode' (bits/dim)
+    # 'likelihood_ode' (bits/dim), of other families 'likelihood'
     config.evaluation.evaluators = ("validation_loss",)
     config.evaluation.validation_draws = 4  # noise draws per held-out image, stratified over t
     config.evaluation.validation_images = 2048  # at most

@@ -16,7 +16,7 @@ def get_config(arg=""):
     config.task.name = "class"
     config.data.update(name="digits", shape=(8, 8, 1), classes=10)
     config.model.update(name="gan", channels=64, multipliers=(1, 1.5), blocks=2)
-    config.gan.gamma = 0.5
+    config.gan.gamma = 4.0
     config.optim.update(lr=1e-3, warmup=0, decay_steps=1400, b1=0.0, b2=0.99, clip=0.0)
     config.ema.update(decays=(0.995,))
     config.train.update(steps=1400, batch_size=64)

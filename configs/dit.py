@@ -9,10 +9,10 @@
 | xl (default) | 674,834,720 |
 
 Without the positions, which are fixed. DIR is a folder of stabilityai/sd-vae-ft-mse, frozen, whose latents are scaled
-by .18215; size=512 is of larger images; `pixels` is without an autoencoder. Published, 250 steps: XL/2 at 256 FID 9.62,
+by .18215; size=512 is of larger images; `pixels,size=32` is without an autoencoder. Published: XL/2 at 256 FID 9.62,
 guided by 1.5 2.27, after 7M steps of batch 256, 1,792M images; at 512 12.03 and 3.04.
 SHARDS: `python -m tools.pack --size=256 --preprocess=adm`.
-Not trained here: built, counted, and the tiny variant, in the tests; a network like it on digits: docs/recipes.md.
+Not trained here: built, counted, and its tiny variant trained for two steps, in the tests. Small: docs/recipes.md.
 """
 
 from configs import base

@@ -8,7 +8,7 @@ Parameters: 55,735,299 with labels, 55,733,891 without; ImageNet-64 295,899,267.
 CIFAR-10 1.79 and 1.97, in 18 steps of Heun's method, 35 network calls, after 200M training images; ImageNet-64 2.22
 with 79 calls and 1.36 with 511, after 2,500M. Non-finite gradients were made finite there; here they are skipped.
 SHARDS: `python -m tools.pack --size=64`: its ImageNet-64 is a plain crop, so that its FIDs are not ADM's.
-Not trained here: built, counted, and the tiny variant, in the tests; a network like it on digits: docs/recipes.md.
+Not trained here: built, counted, and its tiny variant trained for two steps, in the tests. Small: docs/recipes.md.
 """
 
 from configs import base

@@ -13,7 +13,7 @@
 That is without the features of the level, drawn once and not trained. Guided by a smaller network (autoguidance) `s`
 gave 1.01. One difference: the learned weight of each level starts at 1 here, and its layer is not normalised.
 SHARDS: `python -m tools.pack --size=64 --preprocess=adm`.
-Not trained here: built, counted, and the tiny variant, in the tests; a network like it on digits: docs/recipes.md.
+Not trained here: built, counted, and its tiny variant trained for two steps, in the tests. Small: docs/recipes.md.
 """
 
 from configs import base

@@ -9,7 +9,7 @@
 and 3.17 bits/dim, with `vlb` 11.47 and 2.94; ImageNet-64, 192M: FID 19.2, with `vlb` 3.53 bits/dim; with labels, 512M:
 FID 2.92 in 250 steps. Others report FID near 7 at 100 steps from the CIFAR-10 flags.
 SHARDS: `python -m tools.pack --size=64`.
-Not trained here: built, counted, and the tiny variant, in the tests; a network like it on digits: docs/recipes.md.
+Not trained here: built, counted, and its tiny variant trained for two steps, in the tests. Small: docs/recipes.md.
 """
 
 from configs import base

@@ -6,7 +6,7 @@ Hoogeboom et al. 2024 (SiD2, arXiv 2410.19324) for the weighting, with a bias of
 google/hackable_diffusion's configuration, which reports FID 4.1 in 500k steps of batch 512, 256M training images, and
 2.7 in 2M, 1,024M. Its U-Net has RMS norms and rotary attention at 16 and 8, and adds its skips; the network here is
 ADM's with attention at the same sizes, 291,755,139 parameters. SHARDS: `python -m tools.pack --size=64`.
-Not trained here: built, counted, and the tiny variant, in the tests; a network like it on digits: docs/recipes.md.
+Not trained here: built, counted, and its tiny variant trained for two steps, in the tests. Small: docs/recipes.md.
 """
 
 from configs import base

@@ -7,7 +7,7 @@ of 1, 2 and 4 pixels, are a transformer's at 16x16. Published (U-ViT-L, 2B, eval
 guided 2.44 at 256 and 3.02 at 512. `unshifted` leaves the schedule as it is at 64 pixels, which cost a U-Net .4 at 128
 and 3 at 256. No code was published: widths and depth are ours, near the printed 2B, and so are the optimiser and the
 steps, 410M training images. SHARDS: `python -m tools.pack --size=256`.
-Not trained here: built, counted, and the tiny variant, in the tests; a network like it on digits: docs/recipes.md.
+Not trained here: built, counted, and its tiny variant trained for two steps, in the tests. Small: docs/recipes.md.
 """
 
 from configs import base

@@ -100,8 +100,9 @@ def of_diffusion(candidate: Candidate, method: Callable, steps: int, settings: d
 
 def held_out_bits(candidate: Candidate, bits_of: likelihood.Bits, settings: dict) -> Results:
     config, experiment, mesh = candidate.config, candidate.experiment, candidate.experiment.mesh
-    size, share = sharding.round_up(config.sampling.batch_size, sharding.batch_parts(mesh)), sharding.batch_share(mesh)
     source = some(experiment.source(config.data.eval_split), config.evaluation.likelihood_images)
+    size = sharding.round_up(min(config.sampling.batch_size, source.size), sharding.batch_parts(mesh))
+    share = sharding.batch_share(mesh)
     places = (start + local_rows(size, **share) for start in range(0, source.size, size))
 
     @functools.partial(jax.jit, out_shardings=sharding.replicated(mesh))

@@ -9,6 +9,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 import workdir as records
+from autoencoders import build_autoencoder
 from experiment import Experiment, build
 from input_pipeline import evaluation_batches
 from input_pipeline.batches import local_rows
@@ -28,7 +29,7 @@ def with_statistics(config, workdir) -> ConfigDict:
     if stored.encoder == config.latent.encoder and stored.mean:
         config.latent.update(mean=stored.mean, std=stored.std)
         return config
-    channels = build(config).task.sample_shape[2]
+    channels = build_autoencoder(config).channels
     config.latent.update(mean=(0.0,) * channels, std=(1.0,) * channels)
     mean, std = statistics(plain_latents(config, build(config)))
     logging.info("latents measured: mean %s, std %s", np.round(mean, 4), np.round(std, 4))

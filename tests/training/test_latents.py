@@ -14,6 +14,7 @@ from modes.model import load
 from modes.train import train
 from modes.weights import digest
 from tools import reconstruct
+from training.checkpoint import Checkpoints
 from training.latents import statistics
 from workdir import read_config, write_config
 
@@ -92,9 +93,12 @@ def grey(config, **keys):
 
 @pytest.fixture(scope="module")
 def autoencoder(tmp_path_factory):
-    """The workdir of a trained one."""
-    workdir = tmp_path_factory.mktemp("vae")
-    train(grey(digits_vae.get_config("tiny"), vae__latent=2), flags(workdir))
+    """The workdir of one, as it was before its first step."""
+    workdir, config = tmp_path_factory.mktemp("vae"), grey(digits_vae.get_config("tiny"), vae__latent=2)
+    write_config(workdir, config)
+    checkpoints = Checkpoints(workdir)
+    checkpoints.save(0, build(config).init())
+    checkpoints.wait()
     return workdir
 
 
@@ -112,7 +116,8 @@ def test_a_run_on_latents_keeps_its_statistics_resumes_and_samples(autoencoder, 
     assert len(stored.mean) == len(stored.std) == 2 and min(stored.std) > 0
     batch = drawing.examples(model.experiment, "train", 2000)
     keys = jax.vmap(jax.random.key)(np.arange(len(batch["image"])))
-    latents = model.experiment.task.prepare(model.experiment.frozen(), keys, batch, False)[0]
+    prepare = jax.jit(model.experiment.task.prepare, static_argnums=3)
+    latents, _ = prepare(model.experiment.frozen(), keys, batch, False)
     np.testing.assert_allclose(latents.mean((0, 1, 2)), 0, atol=0.02)  # under other keys than they were measured
     np.testing.assert_allclose(latents.std((0, 1, 2)), 1, atol=0.02)
     assert model.sample(8).shape == (8, 8, 8, 1)
