@@ -4,7 +4,7 @@
 
 Trains what is not there yet in RUNS, a command of main.py for each (configs/digits_distill.py), then prints a Markdown
 table: samples read as their label by a classifier of real digits, Frechet distance and neighbours as in
-docs/results.md, and the time of an image in batches of 250, the program compiled. About an hour on 2 idle cores.
+docs/results.md, and the time of an image in batches of 250, the program compiled.
 """
 
 import pathlib

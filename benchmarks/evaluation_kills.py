@@ -18,13 +18,14 @@ import time
 
 from absl import app, flags
 
+from modes.candidate import PART
+
 flags.DEFINE_string("workdir", None, "A training with a checkpoint, of digits.", required=True)
 flags.DEFINE_integer("kills", 10, "How many evaluations are killed.", lower_bound=1)
-flags.DEFINE_integer("samples", 2000, "Images each of them draws.")
+flags.DEFINE_integer("samples", 2000, "Images each of them draws, in parts of 250.")
 flags.DEFINE_integer("seed", 0, "Of when they are.")
 FLAGS = flags.FLAGS
-PARTS = 20  # that the samples are drawn in
-LONGEST_DELAY = 0.5  # seconds: into the next part, or the statistics after the last
+LONGEST_DELAY = 0.3  # seconds: into the next part, or the statistics after the last
 
 
 def drawn(out: pathlib.Path) -> int:
@@ -37,7 +38,7 @@ def evaluate(out: pathlib.Path, kill_at: int | None = None, delay: float = 0.0, 
     command = [sys.executable, "main.py", "--mode=evaluate", f"--workdir={FLAGS.workdir}", f"--out={out}"]
     command += [
         f"--config.evaluation.samples={FLAGS.samples}",
-        f"--config.sampling.batch_size={FLAGS.samples // PARTS}",
+        f"--config.sampling.batch_size={PART}",
         "--config.evaluation.evaluators=small_images",
         "--steps=20",
     ]
@@ -57,7 +58,7 @@ def numbers(out: pathlib.Path) -> dict[str, float]:
 
 def main(argv):
     del argv
-    chance, bad = random.Random(FLAGS.seed), 0
+    chance, bad, parts = random.Random(FLAGS.seed), 0, FLAGS.samples // PART
     with tempfile.TemporaryDirectory() as folder:
         whole = pathlib.Path(folder) / "whole"
         evaluate(whole)
@@ -65,15 +66,15 @@ def main(argv):
         print("undisturbed: " + ", ".join(f"{name} {value:.6g}" for name, value in expected.items()), flush=True)
         for k in range(FLAGS.kills):
             out, signum = pathlib.Path(folder) / str(k), (signal.SIGKILL, signal.SIGTERM)[k % 2]
-            evaluate(out, chance.randint(0, PARTS), chance.uniform(0.0, LONGEST_DELAY), signum)
+            evaluate(out, chance.randint(0, parts), chance.uniform(0.0, LONGEST_DELAY), signum)
             if (out / "evaluation.json").exists():
                 print("it was done before the kill: no test of anything")
                 continue
-            parts = drawn(out)
+            before = drawn(out)
             evaluate(out)
             same = numbers(out) == expected
             bad += not same
-            print(f"{signum.name} with {parts} of {PARTS} parts drawn: {'equal' if same else 'DIFFERENT'}", flush=True)
+            print(f"{signum.name} with {before} of {parts} parts drawn: {'equal' if same else 'DIFFERENT'}", flush=True)
     sys.exit(1 if bad else 0)
 
 

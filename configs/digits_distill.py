@@ -1,4 +1,4 @@
-"""Digits in few steps: a teacher, and students of it by progressive or consistency distillation. Minutes on a CPU.
+"""Digits in few steps: a teacher, and students of it by progressive or consistency distillation.
 
     python main.py --config=configs/digits_distill.py:teacher --workdir=runs/digits_v                       # 50 steps
     python main.py --config=configs/digits_distill.py:of=runs/digits_v,steps=8,guided --workdir=runs/digits_8
@@ -8,7 +8,7 @@
     python main.py --mode=sample --workdir=runs/digits_4
 
 The first stage takes its teacher's guidance in, `guided`, and those after it inherit it. All of them and what they are
-worth beside each other: python -m benchmarks.distillation --runs=runs. Expected: docs/distillation.md, on a 2-core CPU.
+worth beside each other: python -m benchmarks.distillation --runs=runs. What was run: docs/distillation.md.
 """
 
 from configs import base

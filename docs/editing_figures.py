@@ -1,7 +1,7 @@
-"""The pictures of docs/editing.md, drawn with a trained run of digits.
+"""The pictures of docs/editing.md, drawn with a trained run of digits; two more with other trained runs.
 
 python main.py --config=configs/digits.py --workdir=runs/digits
-python -m docs.editing_figures --workdir=runs/digits
+python -m docs.editing_figures --workdir=runs/digits [--superres=runs/digits_text8] [--colour=runs/emoji16]
 """
 
 import pathlib
@@ -11,11 +11,16 @@ from absl import app, flags
 from PIL import Image, ImageDraw, ImageFont
 
 import langevin
+from diffusion.cascade import resize
+from diffusion.editing.operators import LUMA
 from evaluation.images import make_grid, to_uint8
+from input_pipeline.digits import NAMES
 from modes.edit_tasks import side_by_side
 from modes.pictures import save_animations, strip
 
 WORKDIR = flags.DEFINE_string("workdir", None, "a trained run of configs/digits.py", required=True)
+SUPERRES = flags.DEFINE_string("superres", None, "a trained run of configs/digits_text.py:low=4, for its sheet")
+COLOUR = flags.DEFINE_string("colour", None, "a trained run on colour images, for a sheet of colour from grey")
 
 IMAGES = pathlib.Path(__file__).parent / "images"
 TILE, LABELS, INK = 48, 190, (51, 51, 51)
@@ -101,12 +106,41 @@ def process(model, digits, labels) -> None:
     save_animations(IMAGES / "denoising", side_by_side(*shown))
 
 
+def training(workdir: pathlib.Path) -> None:
+    """The run's grids of samples, one after the other."""
+    grids = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(workdir.glob("samples/step_*.png"))]
+    save_animations(IMAGES / "training", np.stack(grids))
+
+
+def larger(model, digits, labels) -> None:
+    """Super-resolution, each digit told its name."""
+    low = np.asarray(to_uint8(resize(digits / np.float32(127.5) - 1, (model.config.task.low_size,) * 2)))
+    asked = [f"a {NAMES[label]}" for label in labels]
+    rows = {f"seed {seed}": model.superres(low, seed=seed, prompt=asked) for seed in (1, 101, 201)}
+    bicubic = to_uint8(resize(low / np.float32(127.5) - 1, model.shape[:2]))
+    sheet("editing_superres.png", {"held-out digits": digits, "4 x 4, bicubic": np.asarray(bicubic)} | rows)
+
+
+def coloured(model) -> None:
+    """Colour from grey, of held-out images."""
+    held_out = model.experiment.source("test")
+    images = held_out.read(np.arange(10))["image"]
+    grey = np.round(images @ np.asarray(LUMA)).astype(np.uint8)[..., None]
+    rows = {method: model.colour(grey, method, seed=1) for method in METHODS[2:]}
+    sheet("editing_colour.png", {"held-out images": images, "grey": grey.repeat(3, axis=-1)} | rows)
+
+
 def main(argv) -> None:
     model = langevin.load(WORKDIR.value)
     digits, labels = one_of_each(model.experiment.source("test"))
     known(model, digits, labels)
     from_images(model, digits, labels)
     process(model, digits, labels)
+    training(pathlib.Path(WORKDIR.value))
+    if SUPERRES.value:
+        larger(langevin.load(SUPERRES.value), digits, labels)
+    if COLOUR.value:
+        coloured(langevin.load(COLOUR.value))
 
 
 if __name__ == "__main__":

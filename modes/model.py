@@ -9,6 +9,7 @@ from etils import epath
 
 import conditions
 import drawing
+from diffusion.editing.operators import clipped_averaged, clipped_grey
 from diffusion.editing.start import noisy, slerp
 from diffusion.schedules import Schedule, clean_at_zero
 from edits import Edit, Edits
@@ -95,7 +96,9 @@ class Model(NamedTuple):
         grey = require_uint8(np.asarray(grey), "grey")
         if self.shape[2] != 3:
             raise ValueError(f"colour: this model's images have {self.shape[2]} channel; it takes one of 3")
-        return self.draw(len(grey), seed, given, {"known": np.asarray(normalise(grey))}, Edit(method, "grey()"))
+        luma = np.asarray(normalise(grey))
+        drawn = self.draw(len(grey), seed, given, {"known": luma}, Edit(method, "grey()"))
+        return np.asarray(to_uint8(clipped_grey(normalise(drawn), luma)))
 
     def enlarge(self, small, method: str = "projection", seed=0, **given) -> np.ndarray:
         """Images of the model's size whose blocks have the colours of the small images' pixels as means."""
@@ -104,8 +107,9 @@ class Model(NamedTuple):
         if factor < 2 or small.shape[1:] != (self.shape[0] // factor, self.shape[1] // factor, self.shape[2]):
             got, own = list(small.shape[1:]), list(self.shape)
             raise ValueError(f"small: got {got}; give {own} with both sides divided by 2, or 3, ..")
-        held, edit = {"known": np.asarray(normalise(small))}, Edit(method, f"averaged(factor={factor})")
-        return self.draw(len(small), seed, given, held, edit)
+        means = np.asarray(normalise(small))
+        drawn = self.draw(len(small), seed, given, {"known": means}, Edit(method, f"averaged(factor={factor})"))
+        return np.asarray(to_uint8(clipped_averaged(factor, normalise(drawn), means)))
 
     def superres(self, images, overlap: int | None = None, seed=0, **given) -> np.ndarray:
         """Images of any size made larger by a stage of super-resolution, in tiles of the size that it was trained on.

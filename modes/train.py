@@ -3,6 +3,8 @@
 import functools
 import json
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import jax
@@ -16,7 +18,7 @@ import drawing
 import workdir as records
 from checks import check_batches
 from evaluation.images import make_grid, save_png
-from experiment import Experiment, build, model_flops
+from experiment import Experiment, abstract_batch, build, model_flops
 from input_pipeline import facts
 from modes.evaluators import check_evaluators
 from modes.latents import with_statistics
@@ -40,6 +42,7 @@ class Run(NamedTuple):
     workdir: epath.Path
     state: TrainState
     start: int
+    train_step: Callable
     checkpoints: Checkpoints
     writer: Writer
     hooks: tuple[Hook, ...]
@@ -62,7 +65,7 @@ def train(config, flags) -> None:
     run_loop(
         run.state,
         experiment.frozen(training=True),
-        experiment.train_step,
+        run.train_step,
         experiment.batches(run.start),
         run.checkpoints,
         run.writer,
@@ -85,6 +88,7 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
     held = records.lock(workdir)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
     changed = check_run(config, workdir, checkpoints, data, allow_config_change)
+    train_step = compiling(experiment, abstract_batch(config, experiment.mesh, config.train.batch_size))
     state, start = first_state(config, experiment, checkpoints)
     posthoc.drop_snapshots_after(workdir, start)
     if start < config.train.steps and hosts.writes():
@@ -111,7 +115,20 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
         validation_hook(config, experiment, workdir, writer),
         posthoc.snapshot_hook(workdir, config.ema.snapshot_every, config.ema.sigma_rels),
     )
-    return Run(config, workdir, state, start, checkpoints, writer, hooks, options, held)
+    return Run(config, workdir, state, start, train_step, checkpoints, writer, hooks, options, held)
+
+
+def compiling(experiment: Experiment, batch) -> Callable:
+    """The train step, which from now on compiles beside what else a start takes; its first call waits for that."""
+    step = experiment.train_step
+    lowered = functools.partial(step.lower, experiment.abstract, experiment.abstract_frozen, batch)
+    compiled = ThreadPoolExecutor(1).submit(lambda: lowered().compile())
+
+    def train_step(*args):
+        compiled.result()
+        return step(*args)  # finds what was compiled
+
+    return train_step
 
 
 def open_writer(config, workdir, start: int):

@@ -60,3 +60,31 @@ def impose(operator: Operator, x: Array, y: Array) -> Array:
 def adjoint(operator: Operator, x: Array, y: Array) -> Array:
     """A^T y, in the shape of the images x."""
     return jax.linear_transpose(operator.forward, x)(y)[0]
+
+
+def clipped(operator: Operator, x: Array, y: Array, lift: Callable, least: Callable) -> Array:
+    """x in [-1, 1] with A x = y, which clipping each number for itself would lose.
+
+    What A sees is y's; the rest of x is made weaker until it fits, a group of numbers, those of one of y, at a time.
+    lift(y) is the image in [-1, 1] that has y and no rest; least(x [b h w c]) has the least of each group in each of
+    its places, or broadcasts to that.
+    """
+    base, rest = lift(y), x - lift(operator.forward(x))
+    room = jnp.where(rest == 0, 1, (jnp.sign(rest) - base) / jnp.where(rest == 0, 1, rest))
+    return base + jnp.clip(least(room), 0, 1) * rest
+
+
+def clipped_grey(x: Array, y: Array) -> Array:
+    """Colours x [b h w 3] in [-1, 1] with luma y [b h w 1]; the hue is x's."""
+    return clipped(grey(), x, y, lambda y: jnp.repeat(y, 3, -1), lambda x: x.min(-1, keepdims=True))
+
+
+def clipped_averaged(factor: int, x: Array, y: Array) -> Array:
+    """Images x [b h w c] in [-1, 1] whose blocks have the means y [b h/factor w/factor c]."""
+    operator = averaged(factor)
+
+    def least(x):
+        b, h, w, c = x.shape
+        return operator.inverse(x.reshape(b, h // factor, factor, w // factor, factor, c).min((2, 4)))
+
+    return clipped(operator, x, y, operator.inverse, least)

@@ -8,7 +8,7 @@ import pytest
 from benchmarks.editing import KNOWN, MASK, MEAN, PAIR, VARIANCE, conditional_moments, moments
 from diffusion.editing import METHODS
 from diffusion.editing.guided import conjugate_gradients, covariance_guided, posterior_sampled, pseudo_inverse_guided
-from diffusion.editing.operators import adjoint, averaged, grey, impose, masked
+from diffusion.editing.operators import adjoint, averaged, clipped_averaged, clipped_grey, grey, impose, masked
 from diffusion.editing.replacement import jumps, replaced, resampled
 from diffusion.editing.start import below, noisy, slerp
 from diffusion.editing.tiles import corners, cut, tiled
@@ -127,6 +127,23 @@ def test_repaints_bias_falls_as_resamplings_double():
     bias = [MEAN - mean for mean, _ in found]
     assert all(after < 0.75 * before for before, after in zip(bias, bias[1:]))
     assert found[0] == pytest.approx((0.493, 0.0730), abs=2e-3) and bias[-1] < 0.02
+
+
+CLIPPED = {"grey": (grey(), clipped_grey), "averaged": (averaged(2), lambda x, y: clipped_averaged(2, x, y))}
+
+
+@pytest.mark.parametrize("name", CLIPPED)
+def test_clipping_to_the_range_keeps_what_is_seen(name):
+    """Saturated images under another's y, black and white among it: in range, with that y; those that fit stay."""
+    operator, clipped = CLIPPED[name]
+    x = jax.random.uniform(jax.random.key(0), (8, 4, 4, 3), minval=-1.0, maxval=1.0)
+    y = operator.forward(jnp.sign(jax.random.normal(jax.random.key(1), x.shape)))
+    y = y.at[0].set(1.0).at[1].set(-1.0)
+    kept = clipped(x, y)
+    assert np.abs(kept).max() <= 1 + 1e-6
+    np.testing.assert_allclose(operator.forward(kept), y, atol=1e-6)
+    np.testing.assert_allclose(clipped(x, operator.forward(x)), x, atol=1e-6)
+    assert not np.allclose(kept, clipped(0 * x, y), atol=0.1)  # something of x is left
 
 
 @pytest.mark.parametrize("name, schedule_name", [("mask", "cosine"), ("grey", "flow"), ("averaged", "cosine")])
