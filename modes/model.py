@@ -226,7 +226,7 @@ class Model(NamedTuple):
             if encoder is None:
                 raise ValueError("prompt: this model takes no text")
             texts = [given["prompt"]] * n if isinstance(given["prompt"], str) else list(given["prompt"])
-            return rows | conditions.told(encoder, texts)[0]
+            return rows | conditions.told(self.experiment, texts)[0]
         if encoder and "text_mask" not in given:
             raise ValueError("this model takes text: give a prompt, '' for none")
         classes = self.config.data.classes if self.experiment.task.labels else 0

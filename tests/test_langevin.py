@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 import drawing
-from configs import digits
+from configs import digits, digits_text
 from evaluation.images import to_uint8
 from experiment import build
 from modes.model import Model
@@ -13,8 +13,8 @@ from modes.weights import Weights
 from plans import settings_of
 
 
-def untrained(arg="tiny", **task):
-    config = digits.get_config(arg)
+def untrained(arg="tiny", recipe=digits, **task):
+    config = recipe.get_config(arg)
     config.task.update(**task)
     config.model.update(channels=8, blocks=1, attention=())
     config.sampling.update(steps=3, guidance=None)
@@ -83,6 +83,19 @@ def test_a_film_ends_in_the_image(model):
     np.testing.assert_allclose(path[:, -1], guesses[:, -1], atol=1e-6)
     drawn = model.sample(2, seed=1, label=3)
     assert np.abs(to_uint8(path[:, -1]).astype(int) - drawn).max() <= 1
+
+
+def test_a_prompt_is_heard_by_what_is_made_up():
+    """One for all, or one for each; and by a stage of super-resolution, too."""
+    stage = untrained("tiny,low=4", digits_text)
+    awake = jax.tree.map(lambda p: p + 0.05 * jax.random.normal(jax.random.key(0), p.shape), stage.weights.params)
+    stage = stage._replace(weights=stage.weights._replace(params=awake))
+    small = np.random.default_rng(0).integers(0, 256, (2, 4, 4, 1)).astype(np.uint8)
+    sevens = stage.superres(small, prompt="a seven")
+    np.testing.assert_array_equal(stage.superres(small, prompt=["a seven"] * 2), sevens)
+    told = stage.superres(small, prompt=["a seven", "a two"])
+    np.testing.assert_array_equal(told[0], sevens[0])
+    assert np.any(told[1] != sevens[1])
 
 
 def test_an_enlarged_image_has_the_small_one_as_its_means(model):
