@@ -279,6 +279,12 @@ def tiny_latents(config):
     config.latent.update(mean=(0.0,) * 4 * channels, std=(0.5,) * 4 * channels)
 
 
+def adm64(model, attention=(32, 16, 8)):
+    """ADM's network for 64 pixels (Dhariwal and Nichol 2021), which later recipes took over."""
+    model.update(channels=192, multipliers=(1, 2, 3, 4), blocks=3, attention=attention, head_channels=64, dropout=0.1)
+    model.update(scale_shift=True, resample="block", convention="adm", dtype="bfloat16")
+
+
 def tiny_network(model, side):
     """The same network for images of this side, on two levels, or of two transformer blocks."""
     model.channels = 32

@@ -49,18 +49,7 @@ def cifar10(config):
 
 def imagenet64(config):
     config.data.update(name="arrayrecord", shape=(64, 64, 3))
-    config.model.update(
-        channels=192,
-        multipliers=(1, 2, 3, 4),
-        blocks=3,
-        attention=(32, 16, 8),
-        head_channels=64,
-        dropout=0.1,
-        scale_shift=True,
-        resample="block",
-        convention="adm",
-        dtype="bfloat16",  # float16 there, its loss scaled by 100
-    )
+    base.adm64(config.model)  # float16 there, its loss scaled by 100
     config.optim.update(lr=1e-4, warmup=2441)
     config.ema.update(decays=(0.999943,))  # 50M images
     config.train.update(steps=610_352, batch_size=4096)

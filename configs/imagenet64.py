@@ -16,18 +16,7 @@ def get_config(arg=""):
     config = base.get_config()
     config.task.update(name="class", drop=0.1 if word.guided else 0.0, flip=True)
     config.data.update(name="arrayrecord", shape=(64, 64, 3), classes=1000, preprocess="adm")
-    config.model.update(
-        channels=192,
-        multipliers=(1, 2, 3, 4),
-        blocks=3,
-        attention=(32, 16, 8),
-        head_channels=64,
-        dropout=0.1,
-        scale_shift=True,
-        resample="block",
-        convention="adm",
-        dtype="bfloat16",
-    )
+    base.adm64(config.model)
     config.diffusion.update(schedule="cosine_discrete(steps=1000)", loss="hybrid")
     config.optim.update(name="adamw", lr=3e-4, warmup=0, clip=0.0)
     config.ema.update(warmup=False)

@@ -17,18 +17,7 @@ def get_config(arg=""):
     config = base.get_config()
     config.task.update(name="class", drop=0.1, flip=True)
     config.data.update(name="arrayrecord", shape=(64, 64, 3), classes=1000)
-    config.model.update(
-        channels=192,
-        multipliers=(1, 2, 3, 4),
-        blocks=3,
-        attention=(16, 8),
-        head_channels=64,
-        dropout=0.1,
-        scale_shift=True,
-        resample="block",
-        convention="adm",
-        dtype="bfloat16",
-    )
+    base.adm64(config.model, attention=(16, 8))
     config.diffusion.update(schedule="flow", prediction="flow", weighting="sigmoid(bias=2.0)")
     config.optim.update(lr=3e-5, warmup=10_000, b2=0.99, eps=1e-12)
     config.ema.update(warmup=False)

@@ -12,11 +12,12 @@ from PIL import Image, ImageDraw, ImageFont
 
 import langevin
 from diffusion.cascade import resize
-from diffusion.editing.operators import LUMA
+from diffusion.editing.operators import grey
 from evaluation.images import make_grid, to_uint8
 from input_pipeline.digits import NAMES
-from modes.edit_tasks import side_by_side
+from modes.edit_tasks import grids_of, side_by_side
 from modes.pictures import save_animations, strip
+from training.tasks import normalise
 
 WORKDIR = flags.DEFINE_string("workdir", None, "a trained run of configs/digits.py", required=True)
 SUPERRES = flags.DEFINE_string("superres", None, "a trained run of configs/digits_text.py:low=4, for its sheet")
@@ -108,16 +109,15 @@ def process(model, digits, labels) -> None:
 
 def training(workdir: pathlib.Path) -> None:
     """The run's grids of samples, one after the other."""
-    grids = [np.asarray(Image.open(path).convert("RGB")) for path in sorted(workdir.glob("samples/step_*.png"))]
-    save_animations(IMAGES / "training", np.stack(grids))
+    save_animations(IMAGES / "training", grids_of(workdir)[1])
 
 
 def larger(model, digits, labels) -> None:
     """Super-resolution, each digit told its name."""
-    low = np.asarray(to_uint8(resize(digits / np.float32(127.5) - 1, (model.config.task.low_size,) * 2)))
+    low = np.asarray(to_uint8(resize(normalise(digits), (model.config.task.low_size,) * 2)))
     asked = [f"a {NAMES[label]}" for label in labels]
     rows = {f"seed {seed}": model.superres(low, seed=seed, prompt=asked) for seed in (1, 101, 201)}
-    bicubic = to_uint8(resize(low / np.float32(127.5) - 1, model.shape[:2]))
+    bicubic = to_uint8(resize(normalise(low), model.shape[:2]))
     sheet("editing_superres.png", {"held-out digits": digits, "4 x 4, bicubic": np.asarray(bicubic)} | rows)
 
 
@@ -125,9 +125,9 @@ def coloured(model) -> None:
     """Colour from grey, of held-out images."""
     held_out = model.experiment.source("test")
     images = held_out.read(np.arange(10))["image"]
-    grey = np.round(images @ np.asarray(LUMA)).astype(np.uint8)[..., None]
-    rows = {method: model.colour(grey, method, seed=1) for method in METHODS[2:]}
-    sheet("editing_colour.png", {"held-out images": images, "grey": grey.repeat(3, axis=-1)} | rows)
+    luma = np.asarray(to_uint8(grey().forward(normalise(images))))
+    rows = {method: model.colour(luma, method, seed=1) for method in METHODS[2:]}
+    sheet("editing_colour.png", {"held-out images": images, "grey": luma.repeat(3, axis=-1)} | rows)
 
 
 def main(argv) -> None:

@@ -222,14 +222,18 @@ def enlarged(images: np.ndarray) -> np.ndarray:
 
 def training(job: Job) -> dict:
     """The run's sample grids over its steps, as an animation."""
-    workdir = epath.Path(absolute(job.flags.workdir))
+    paths, grids = grids_of(epath.Path(absolute(job.flags.workdir)))
+    pictures.save_animations(job.out / "training", grids)
+    return {"grids": [path.name for path in paths]}
+
+
+def grids_of(workdir) -> tuple[list, np.ndarray]:
+    """(files of a run's sample grids in the order of their steps, those of the last one's size as uint8 [k h w 3])."""
     paths = sorted(workdir.glob("samples/step_*.png"))
     if not paths:
         raise ValueError(f"{workdir / 'samples'} holds no grid: train with log.samples_every > 0")
     grids = [pictures.read(Path(path)).convert("RGB") for path in paths]
-    kept = [grid for grid in grids if grid.size == grids[-1].size]
-    pictures.save_animations(job.out / "training", np.stack([np.asarray(grid) for grid in kept]))
-    return {"grids": [path.name for path in paths]}
+    return paths, np.stack([np.asarray(grid) for grid in grids if grid.size == grids[-1].size])
 
 
 def superres(job: Job) -> dict:

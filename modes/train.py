@@ -88,7 +88,9 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
     held = records.lock(workdir)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
     changed = check_run(config, workdir, checkpoints, data, allow_config_change)
-    train_step = compiling(experiment, abstract_batch(config, experiment.mesh, config.train.batch_size))
+    train_step = experiment.train_step
+    if (checkpoints.latest() or 0) < config.train.steps:
+        train_step = compiling(experiment, abstract_batch(config, experiment.mesh, config.train.batch_size))
     state, start = first_state(config, experiment, checkpoints)
     posthoc.drop_snapshots_after(workdir, start)
     if start < config.train.steps and hosts.writes():
