@@ -32,7 +32,7 @@ from training.loop import train as run_loop
 from training.metrics import Silent, Writer, write_json
 from training.state import TrainState
 from training.trackers import All, Wandb
-from training.warm_start import warm_start
+from training.warm_start import read_start, warm_start
 
 
 class Run(NamedTuple):
@@ -88,10 +88,11 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
     held = records.lock(workdir)
     checkpoints = Checkpoints(workdir, config.checkpoint.keep, config.checkpoint.keep_every)
     changed = check_run(config, workdir, checkpoints, data, allow_config_change)
+    taken = first_weights(config, experiment) if checkpoints.latest() is None else {}
     train_step = experiment.train_step
     if (checkpoints.latest() or 0) < config.train.steps:
         train_step = compiling(experiment, abstract_batch(config, experiment.mesh, config.train.batch_size))
-    state, start = first_state(config, experiment, checkpoints)
+    state, start = first_state(config, experiment, checkpoints, taken)
     posthoc.drop_snapshots_after(workdir, start)
     if start < config.train.steps and hosts.writes():
         (workdir / "done.json").unlink(missing_ok=True)
@@ -169,8 +170,18 @@ def check_run(config, workdir, checkpoints: Checkpoints, data: dict, allow: bool
     return changed
 
 
-def first_state(config, experiment: Experiment, checkpoints: Checkpoints):
-    """(state, step): the latest checkpoint's, or a new one, warm-started where the config says from what."""
+def first_weights(config, experiment: Experiment) -> dict[str, jax.Array]:
+    """{name: array} of the parameters that a new run takes from another, of init_from or its teacher; {} for none."""
+    params = experiment.abstract.params
+    if config.init_from:
+        return read_start(params, config.init_from, config.init_weights, config.init_pattern)
+    if config.distill.teacher:
+        return read_start(params, config.distill.teacher, teacher_weights(read_teacher(config)[2]), ".*")
+    return {}
+
+
+def first_state(config, experiment: Experiment, checkpoints: Checkpoints, taken: dict[str, jax.Array]):
+    """(state, step): the latest checkpoint's, or a new one with the parameters `taken`."""
     step = checkpoints.latest()
     if step is not None:
         logging.info("resuming from checkpoint %d", step)
@@ -180,11 +191,7 @@ def first_state(config, experiment: Experiment, checkpoints: Checkpoints):
         extra = state.extra | jax.device_put(numbers, where)  # others only by --allow_config_change
         return state.replace(extra=extra), step
     state = experiment.init(config.seed, config.optim.lr)
-    if config.init_from:
-        state = warm_start(state, config.init_from, config.init_weights, config.init_pattern)
-    elif config.distill.teacher:
-        state = warm_start(state, config.distill.teacher, teacher_weights(read_teacher(config)[2]), ".*")
-    return state, 0
+    return (warm_start(state, taken) if taken else state), 0
 
 
 def sample_hook(config, experiment: Experiment, workdir, writer) -> Hook:

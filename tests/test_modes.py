@@ -9,6 +9,8 @@ from ml_collections import ConfigDict
 import drawing
 import workdir as records
 from configs import digits
+from experiment import build
+from modes.train import begin
 from modes.weights import asked_settings
 
 
@@ -127,3 +129,11 @@ def test_flags_beat_the_config():
     flags = {"sampler": flag("ancestral"), "steps": flag(None), "guidance": flag(0.0)}
     settings = asked_settings(digits.get_config(), flags)
     assert settings.sampler == "ancestral" and settings.steps == 50 and settings.guidance == 0.0
+
+
+def test_a_start_from_nothing_is_refused_before_anything_compiles(tmp_path, monkeypatch):
+    monkeypatch.setitem(begin.__globals__, "compiling", lambda *_: pytest.fail("a compilation has begun"))
+    config = digits.get_config("tiny")
+    config.init_from = str(tmp_path / "none")
+    with pytest.raises(ValueError, match="no checkpoints in .*none"):
+        begin(config, build(config), tmp_path / "run")

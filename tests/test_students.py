@@ -8,7 +8,7 @@ import drawing
 import workdir as records
 from configs import digits, digits_distill
 from experiment import build
-from modes.train import first_state
+from modes.train import first_state, first_weights
 from plans import settings_of
 from students import read_teacher
 from training.checkpoint import Checkpoints
@@ -50,7 +50,7 @@ def test_every_kind_of_student_starts_trains_and_samples(arg, teacher, tmp_path)
     workdir, trained = teacher
     config = get_config(f"{arg},of={workdir}")
     experiment = build(config)
-    state, step = first_state(config, experiment, Checkpoints(tmp_path))
+    state, step = first_state(config, experiment, Checkpoints(tmp_path), first_weights(config, experiment))
     frozen, start = experiment.frozen(training=True), jax.device_get(state.params)
     if config.distill.teacher:
         average = jax.tree.map(lambda x: x + 0.01, trained.params)

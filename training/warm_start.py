@@ -11,12 +11,12 @@ from training.checkpoint import named, part_name
 from training.state import TrainState
 
 
-def warm_start(state: TrainState, init_from: str, weights: str, pattern: str) -> TrainState:
-    """`state` with parameters, and every average, from DIR[:step]; optimiser and step stay new.
+def read_start(params, init_from: str, weights: str, pattern: str) -> dict[str, jax.Array]:
+    """{name: array} of what a network of `params` (abstract or not) starts from, out of DIR[:step].
 
     weights: the name of an average there (one made after training too), or 'raw'. Parameters whose name
-    ('down_32_0/conv_1/kernel') matches `pattern` (re.search) and whose shape agrees are taken; the rest keep their
-    initial values and are listed. Raises ValueError when nothing is taken.
+    ('down_32_0/conv_1/kernel') matches `pattern` (re.search) and whose shape agrees are taken; the rest are listed.
+    Raises ValueError when nothing is taken.
     """
     try:
         re.compile(pattern)
@@ -34,16 +34,21 @@ def warm_start(state: TrainState, init_from: str, weights: str, pattern: str) ->
         )
     tree = stored["params"] if weights == "raw" else stored["ema"][weights]
     loaded = flat(checkpoints.restore_weights(step, weights, abstract(tree)))
-    own = flat(state.params)
+    own = flat(params)
     taken = {name for name in own.keys() & loaded.keys()
              if re.search(pattern, name) and own[name].shape == loaded[name].shape}  # fmt: skip
     if not taken:
         raise ValueError(f"init_from={init_from}: no parameter matches init_pattern={pattern!r} in name and shape")
     report(init_from, step, weights, own, loaded, taken)
+    return {name: loaded[name] for name in taken}
+
+
+def warm_start(state: TrainState, taken: dict[str, jax.Array]) -> TrainState:
+    """`state` with these parameters, in every average too; the others, optimiser and step stay new."""
 
     def choose(path, old):
         name = join(path)
-        return jax.device_put(jnp.asarray(loaded[name], old.dtype), old.sharding) if name in taken else old
+        return jax.device_put(jnp.asarray(taken[name], old.dtype), old.sharding) if name in taken else old
 
     params = jax.tree.map_with_path(choose, state.params)
     new = flat(params)  # an average may be of a part of the parameters
