@@ -8,8 +8,11 @@ import pytest
 from PIL import Image
 
 import drawing
-from configs import digits, digits_vae, folder_latent
-from experiment import build
+from autoencoders import build_autoencoder
+from conditions import Asked, without_encoder
+from configs import digits, digits_text, digits_vae, folder_latent
+from experiment import abstract_batch, build, build_frozen
+from models.text import TextEncoder
 from modes.model import load
 from modes.train import train
 from modes.weights import digest
@@ -125,6 +128,38 @@ def test_a_run_on_latents_keeps_its_statistics_resumes_and_samples(autoencoder, 
         ValueError, match="editing takes a model of family=diffusion on pixels, and this one's are latents"
     ):
         model.img2img(model.sample(2))
+
+
+OTHERS = {
+    "latents": {"latent__encoder": "patches(side=2, channels=1)", "sampling__threshold": "none"},
+    "a student": {
+        "distill__method": "progressive(steps=2)",
+        "distill__teacher": "/nowhere",
+        "diffusion__prediction": "v",
+    },
+}
+
+
+@pytest.mark.parametrize("words", OTHERS)
+def test_text_stands_beside_other_frozen_parameters(words):
+    """A learned encoder of text has none of its own there."""
+    config = digits_text.get_config("tiny")
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in OTHERS[words].items()})
+    experiment = build(config)
+    batch = abstract_batch(config, experiment.mesh, 8)
+    _, sums = jax.eval_shape(experiment.train_step, experiment.abstract, experiment.abstract_frozen, batch)
+    assert "loss" in sums
+
+
+def test_what_is_encoded_already_is_sampled_without_its_encoder_and_with_the_rest():
+    config = tiny(latent__mean=(0.0,) * 12, latent__std=(1.0,) * 12)
+    params = {"w": jax.ShapeDtypeStruct((2,), np.float32)}
+    encoder = TextEncoder(None, 2, 4, load=lambda shardings: pytest.fail("read"), abstract=lambda: params)
+    made = build(config)
+    frozen, shapes = build_frozen(config, made.mesh, encoder, build_autoencoder(config))
+    assert set(shapes) == {"text", "latent"}
+    sampling = without_encoder(made._replace(frozen=frozen), Asked({"text": np.zeros((1, 4, 2))}, "prompts", []))
+    assert set(sampling.frozen()) == {"latent"} and sampling.frozen()["latent"]["mean"].shape == (12,)
 
 
 def test_reconstructions_are_drawn_between_held_out_images_and_samples(autoencoder, tmp_path):
