@@ -21,5 +21,5 @@ def get_config(arg=""):
     config.optim.update(name="adamw", lr=3e-4, warmup=0, clip=0.0)
     config.ema.update(warmup=False)
     config.train.update(steps=540_000, batch_size=2048)
-    config.sampling.update(sampler="ancestral(variance='learned')", steps=250)
+    config.sampling.update(sampler="ancestral(variance='learned')", steps=250, grid="uniform")
     return base.tiny(config) if word.tiny else config

@@ -22,5 +22,7 @@ def get_config(arg=""):
     config.optim.update(lr=3e-5, warmup=10_000, b2=0.99, eps=1e-12)
     config.ema.update(warmup=False)
     config.train.update(steps=2_000_000, batch_size=512)
-    config.sampling.update(sampler="ddim(eta=0.25)", steps=250)
+    # Its `stoch_coeff` c = .25 is not DDIM's eta: std^2 = sigma_s^2 (1 - (1 - c (1 - r))^2), r^2 = SNR_t / SNR_s, and
+    # with eta sigma_s^2 eta^2 (1 - r^2). Of small steps they are the same where eta = sqrt(c).
+    config.sampling.update(sampler="ddim(eta=0.5)", steps=250)
     return base.tiny(config) if word.tiny else config

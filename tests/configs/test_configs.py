@@ -10,7 +10,11 @@ import pytest
 from ml_collections import ConfigDict
 
 import drawing
+from calls import parse_call
 from configs import base
+from diffusion.gaussian import kept
+from diffusion.grids import trailing
+from diffusion.schedules import SCHEDULES
 from experiment import build
 from plans import settings_of
 from workdir import flatten
@@ -80,6 +84,17 @@ def test_a_config_says_what_to_expect_and_only_changes_what_base_has(name):
     assert flatten(module.get_config()).keys() == flatten(base.get_config()).keys()
     source = (ROOT / "configs" / f"{name}.py").read_text()
     assert [line for line in source.splitlines() if "import" in line.split()] == ["from configs import base"]
+
+
+def test_sid2_renews_about_as_much_noise_a_step_as_its_source():
+    """There std^2 = sigma_s^2 (1 - (1 - .25 (1 - r))^2), r^2 = SNR_t / SNR_s."""
+    config = get_config("sid2")
+    schedule = SCHEDULES[config.diffusion.schedule]()
+    times = trailing(schedule, config.sampling.steps)
+    noisy, clean = schedule.level(times[100:101]), schedule.level(times[101:102])
+    eta = dict(parse_call(config.sampling.sampler, "sampling.sampler").arguments)["eta"]
+    r = np.sqrt(kept(noisy, clean))
+    np.testing.assert_allclose(eta**2 * (1 - r**2), 1 - (1 - 0.25 * (1 - r)) ** 2, rtol=0.02)
 
 
 BAD_WORDS = {
