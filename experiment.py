@@ -21,6 +21,7 @@ from models import text
 from students import with_teacher
 from training import ema, flops, optim, sharding
 from training.augment import augmented
+from training.digest import digest
 from training.inpainting import inpainting
 from training.latents import Autoencoder, latent
 from training.state import TrainState, new_state
@@ -167,8 +168,14 @@ def load_latent(config, autoencoder: Autoencoder, like: dict) -> dict:
             f"latent.mean has {len(section.mean)} and latent.std {len(section.std)} numbers, and the latents of "
             f"{section.encoder} {channels} channels: --mode=train measures them where both are ()"
         )
+    params = autoencoder.load(like["params"])
+    if section.digest and (found := digest(params)) != section.digest:
+        raise ValueError(
+            f"latent.encoder={section.encoder} has parameters {found} now, and latent.mean and std were measured with "
+            f"{section.digest} (latent.digest): bring those back, or train another run"
+        )
     numbers = {key: jax.device_put(np.float32(section[key]), like[key].sharding) for key in ("mean", "std")}
-    return {"params": autoencoder.load(like["params"])} | numbers
+    return {"params": params} | numbers
 
 
 def example(config, encoder: text.TextEncoder | None) -> dict[str, np.ndarray]:
