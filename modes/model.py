@@ -15,7 +15,7 @@ from diffusion.schedules import Schedule, clean_at_zero
 from edits import Edit, Edits
 from evaluation.images import require_uint8, to_uint8
 from experiment import Experiment, build
-from modes.weights import Weights, restored
+from modes.weights import Weights, check_settings, restored
 from plans import Settings, settings_of
 from training.checkpoint import absolute
 from training.tasks import normalise
@@ -32,6 +32,7 @@ def load(workdir, checkpoint: int | None = None, ema: str | None = None, **setti
     """
     workdir = epath.Path(absolute(workdir))
     config = read_config(workdir)
+    check_settings(config, settings)
     experiment = build(config)
     weights = restored(config, experiment, workdir, types.SimpleNamespace(checkpoint=checkpoint, ema=ema))
     return Model(config, experiment, weights, settings_of(config)._replace(**settings))
@@ -54,6 +55,7 @@ class Model(NamedTuple):
 
     def using(self, **settings) -> "Model":
         """The same model, sampled with other settings: steps, sampler, guidance, grid, threshold."""
+        check_settings(self.config, settings)
         return self._replace(settings=self.settings._replace(**settings))
 
     @property

@@ -16,10 +16,15 @@ def asked_settings(config, flags) -> Settings:
     """config.sampling, overridden by the flags that were given. Raises ValueError for one without a meaning here."""
     given = {key: flags[key].value for key in ("sampler", "steps", "guidance")}
     given = {key: value for key, value in given.items() if value is not None}
+    check_settings(config, given, "--")
+    return settings_of(config)._replace(**given)
+
+
+def check_settings(config, given, prefix: str = "") -> None:
+    """Raises ValueError for the name of a setting, said with the prefix, that means nothing to the config's family."""
     for key in given:
         if means_nothing(f"sampling.{key}", config.family):
-            raise ValueError(f"--{key}: this model is of family={config.family}, which samples without one")
-    return settings_of(config)._replace(**given)
+            raise ValueError(f"{prefix}{key}: this model is of family={config.family}, which samples without one")
 
 
 class Weights(NamedTuple):

@@ -14,6 +14,7 @@ from configs import digits, digits_vae
 from experiment import build
 from families import FAMILIES, NAMED
 from modes.evaluators import check_evaluators
+from modes.model import Model
 from modes.weights import asked_settings, facts_of
 from plans import settings_of
 from training import ema, optim
@@ -91,6 +92,8 @@ def test_flags_evaluators_and_settings_of_another_family_are_refused_or_left_out
     flags["steps"].value = 5
     with pytest.raises(ValueError, match="--steps: this model is of family=vae"):
         asked_settings(config, flags)
+    with pytest.raises(ValueError, match="^guidance: this model is of family=vae, which samples without one"):
+        Model(config, None, None, settings_of(config)).using(guidance=2.0)
     config.evaluation.evaluators = ("likelihood_ode",)
     with pytest.raises(ValueError, match="likelihood_ode is of family=diffusion, and this config's is vae"):
         check_evaluators(config)
