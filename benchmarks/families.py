@@ -6,8 +6,8 @@ Trains diffusion, VAE, GAN and autoregressive model by main.py, about 64,000 par
 counted) and `seconds` of CPU time each, all cores together, which others on the machine lengthen little; how many steps
 that is, is measured first, by turns. Judges four checkpoints of each by the evaluation of configs/digits.py, and bits
 per dimension where there are any. Writes families.json, families.md (the table) and families.svg (quality over time,
-and samples). About an hour on 2 cores; --quick, in minutes, shows that it runs and says no more. What is done is kept:
-the same command goes on after a kill.
+and samples) to a folder of its own for each budget of time, DIR/300_seconds. About an hour on 2 cores; --quick, in
+minutes, shows that it runs and says no more. What is done is kept: the same command goes on after a kill.
 """
 
 import functools
@@ -28,6 +28,8 @@ import drawing
 from benchmarks.families_picture import picture
 from experiment import build
 from modes.model import load
+from training.checkpoint import absolute
+from training.metrics import write_json
 
 OUT = flags.DEFINE_string("out", "runs/families", "where runs and results lie")
 SECONDS = flags.DEFINE_float("seconds", 300.0, "CPU time of each training, all cores together", lower_bound=1)
@@ -82,7 +84,7 @@ def kept(make):
     def made(folder: pathlib.Path):
         path = folder / f"{make.__name__}.json"
         if not path.exists():
-            path.write_text(json.dumps(make(folder), indent=2))
+            write_json(path, make(folder))
         return json.loads(path.read_text())
 
     return made
@@ -171,9 +173,12 @@ def outcome(workdir: pathlib.Path, seconds_a_step: float) -> list[dict]:
 def sizes(recipe: Recipe) -> tuple[int, int]:
     """Parameters that are trained, and that are sampled with."""
     state = build(config_of(recipe)).abstract
-    return tuple(sum(leaf.size for leaf in jax.tree.leaves(params)) for params in (state.params, *state.ema.values()))[
-        :2
-    ]
+    trained, used = state.params, next(iter(state.ema.values()))
+    return size(trained), size(used)
+
+
+def size(params) -> int:
+    return sum(leaf.size for leaf in jax.tree.leaves(params))
 
 
 def spread(values) -> str:
@@ -211,9 +216,9 @@ def main(argv):
     del argv
     cache = os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", os.path.expanduser("~/.cache/langevin"))
     jax.config.update("jax_compilation_cache_dir", cache)  # main.py's own, so that nothing compiles twice
-    folder = pathlib.Path(OUT.value).absolute()
-    folder.mkdir(parents=True, exist_ok=True)
     seconds, seeds = (10.0, 1) if QUICK.value else (SECONDS.value, SEEDS.value)
+    folder = pathlib.Path(absolute(OUT.value)) / ("quick" if QUICK.value else f"{seconds:g}_seconds")
+    folder.mkdir(parents=True, exist_ok=True)
     steps = {name: MARKS * 2 * max(1, round(seconds / each / MARKS / 2)) for name, each in pace(folder).items()}
     for seed in range(seeds):
         for name, recipe in RECIPES.items():
