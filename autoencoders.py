@@ -70,8 +70,9 @@ def of_network(net: VAE, load) -> Autoencoder:
 
 def of_patches(side: int, channels: int = 3) -> Autoencoder:
     """Patches of side x side pixels as the channels of one: nothing is lost, and nothing trained."""
-    if side < 1:
-        raise ValueError(f"side: got {side}; give 1 or more")
+    for name, value in {"side": side, "channels": channels}.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name}: got {value!r}; give a whole number, 1 or more")
 
     def encode(params, keys, x):
         b, h, w, c = x.shape

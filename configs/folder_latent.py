@@ -13,6 +13,10 @@ from configs import base
 
 def get_config(arg=""):
     word = base.words(arg, tiny=False, path="", size="64", channels=3, vae="", published="")
+    if bool(word.vae) == bool(word.published) and not word.tiny:
+        raise ValueError(
+            f"vae={word.vae!r} and published={word.published!r}: give one of the two, DIR of an autoencoder"
+        )
     config = base.get_config()
     height, _, width = word.size.partition("x")
     config.task.update(flip=True)
