@@ -4,12 +4,12 @@ import jax
 import numpy as np
 import pytest
 
-from configs import digits_autoregressive, digits_gan
+from configs import digits_autoregressive, digits_gan, digits_vae
 from experiment import build
 from training.checkpoint import Checkpoints, as_dict
 
 
-@pytest.mark.parametrize("recipe", [digits_autoregressive, digits_gan])
+@pytest.mark.parametrize("recipe", [digits_autoregressive, digits_gan, digits_vae])
 def test_a_resumed_training_is_the_uninterrupted_one(recipe, tmp_path):
     experiment = build(recipe.get_config("tiny"))
 

@@ -1,4 +1,4 @@
-"""Laws of the variational autoencoder: its bound against closed forms, its likelihoods as masses, its resume."""
+"""Laws of the variational autoencoder: its bound against closed forms, its likelihoods as masses."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,6 @@ from configs import digits_vae
 from experiment import build
 from families.vae import BIN, LIKELIHOODS, Bound, discretised_logistic, elbo
 from models.vae import VAE
-from training.checkpoint import Checkpoints
 
 VALUES = np.linspace(-1, 1, 256)
 
@@ -120,24 +119,6 @@ def test_latents_have_the_lowest_levels_size_and_see_the_label():
 @pytest.fixture(scope="module")
 def experiment():
     return build(digits_vae.get_config("tiny"))
-
-
-def copied(tree):
-    return jax.tree.map(lambda leaf: leaf.copy(), tree)
-
-
-def test_a_run_that_stops_and_goes_on_is_the_whole_run_bit_for_bit(experiment, tmp_path):
-    state, batches = experiment.init(), experiment.batches(0)
-    for k in range(4):
-        if k == 2:
-            checkpoints = Checkpoints(tmp_path)
-            checkpoints.save(2, copied(state))
-            checkpoints.wait()
-        state, _ = experiment.train_step(state, None, next(batches))
-    resumed, batches = Checkpoints(tmp_path).restore(2, experiment.abstract), experiment.batches(2)
-    for _ in range(2):
-        resumed, _ = experiment.train_step(resumed, None, next(batches))
-    assert all(jax.tree.leaves(jax.tree.map(np.array_equal, resumed, state)))
 
 
 def test_validation_is_the_bound_whatever_beta_was_trained_with(experiment):

@@ -11,7 +11,7 @@ import drawing
 from autoencoders import build_autoencoder
 from conditions import Asked, without_encoder
 from configs import digits, digits_text, digits_vae, folder_latent
-from experiment import abstract_batch, build, build_frozen
+from experiment import abstract_batch, build, build_frozen, load_latent
 from models.text import TextEncoder
 from modes.latents import with_statistics
 from modes.model import load
@@ -57,6 +57,9 @@ BAD = {
     "does not fit latent.encoder, which takes 3 channels and sides that are multiples of 3": {
         "latent__encoder": "patches(side=3)"
     },
+    "latent.encoder: patches: side: got 2.0; give a whole number": {"latent__encoder": "patches(side=2.0)"},
+    "latent.encoder: patches: side: got 'a'; give": {"latent__encoder": "patches(side='a')"},
+    "latent.encoder: patches: channels: got 0; give": {"latent__encoder": "patches(side=2, channels=0)"},
     "takes 1 channels": {"latent__encoder": "patches(side=2, channels=1)"},
     "latent.encoder='vqvae' is unknown; choose from diffusers, patches, run": {"latent__encoder": "vqvae"},
     "sampling.threshold=static is of pixels, and these are latents": {"sampling__threshold": "static"},
@@ -73,6 +76,12 @@ def test_an_autoencoder_that_does_not_fit_is_one_line(message):
     with pytest.raises(ValueError, match=message) as refused:
         build(tiny(**BAD[message]))
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("words", ["path=DIR", "path=DIR,vae=A,published=B"])
+def test_one_autoencoder_is_named(words):
+    with pytest.raises(ValueError, match="vae='.*' and published='.*': give one of the two"):
+        folder_latent.get_config(words)
 
 
 def test_statistics_of_other_latents_are_refused():
@@ -115,7 +124,9 @@ def test_a_run_on_latents_keeps_its_statistics_resumes_and_samples(autoencoder, 
     state, batches = model.experiment.init(), model.experiment.batches(0)
     for _ in range(4):
         state, _ = model.experiment.train_step(state, model.experiment.frozen(), next(batches))
-    assert digest(state.params) == model.weights.digest
+    saved = Checkpoints(tmp_path, read_only=True).restore(4, model.experiment.abstract)
+    for part in ("params", "opt_state", "ema"):
+        jax.tree.map(np.testing.assert_array_equal, getattr(saved, part), getattr(state, part))
     stored = read_config(str(tmp_path)).latent
     assert stored.digest == digest(model.experiment.frozen()["latent"]["params"])
     assert len(stored.mean) == len(stored.std) == 2 and min(stored.std) > 0
@@ -175,13 +186,20 @@ def test_statistics_are_those_of_the_run_in_the_workdir_once_it_has_a_checkpoint
     assert kept.mean == (9.0,) * 12 and kept.std == (0.5,) * 12 and kept.digest == "0"
 
 
-def test_latents_of_other_parameters_than_were_measured_are_refused(autoencoder):
-    keys = dict(latent__encoder=f"run(workdir='{autoencoder}')", latent__mean=(0.0, 0.0), latent__std=(1.0, 1.0))
-    params = build(grey(tiny(**keys))).frozen()["latent"]["params"]
-    build(grey(tiny(**keys, latent__digest=digest(params)))).frozen()
-    other = digest(jax.tree.map(lambda x: x + 1, params))
-    with pytest.raises(ValueError, match=f"latent.encoder=.* has parameters {digest(params)} now.* {other}") as refused:
-        build(grey(tiny(**keys, latent__digest=other))).frozen()
+def test_latents_of_other_parameters_than_were_measured_are_refused():
+    params = {"w": np.ones(2, np.float32)}
+    config, own = tiny(latent__digest=digest(params)), jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    like = dict.fromkeys(("params", "mean", "std"), jax.ShapeDtypeStruct((12,), np.float32, sharding=own))
+
+    def loaded(params):
+        return load_latent(config, build_autoencoder(config)._replace(load=lambda like: params), like)
+
+    assert loaded(params)["params"] is params
+    other = {"w": 2 * params["w"]}
+    with pytest.raises(
+        ValueError, match=f"latent.encoder=.* has parameters {digest(other)} now.* {digest(params)}"
+    ) as refused:
+        loaded(other)
     assert "\n" not in str(refused.value)
 
 
