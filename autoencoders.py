@@ -30,7 +30,7 @@ def of_run(workdir: str, average: str = "") -> Autoencoder:
     net = build_model(config, AUTOENCODERS, size=height, out_channels=channels, latent=config.vae.latent)
 
     def load(like):
-        name = average or ema.name(config.ema.decays[0])
+        name = average or ema.first_name(config.ema)
         checkpoints = posthoc.holding(workdir, name)
         step = checkpoints.latest()
         if step is None:

@@ -1,6 +1,7 @@
 """What samples are given: labels, prompts, smaller images; of real examples, or as the flags ask."""
 
 import csv
+import functools
 import io
 from typing import NamedTuple
 
@@ -135,8 +136,9 @@ def told(experiment: Experiment, prompts: list[str]) -> tuple[dict[str, np.ndarr
 
 
 def without_encoder(experiment: Experiment, asked: Asked) -> Experiment:
-    """The experiment as it samples what is encoded already: its frozen encoder is not read."""
-    return experiment._replace(frozen=lambda: None) if "text" in asked.given else experiment
+    """The experiment as it samples what is encoded already: its frozen encoder of text is not read."""
+    frozen = functools.partial(experiment.frozen, without=("text",))
+    return experiment._replace(frozen=frozen) if "text" in asked.given else experiment
 
 
 AT_ONCE = 16  # prompts encoded at once

@@ -82,11 +82,15 @@ def draw(experiment: Experiment, config, params, seeds, condition: dict, setting
     return in_batches(experiment, config, images, (np.asarray(seeds, np.uint32), condition), check)
 
 
+class NotFinite(ValueError):
+    """Images that hold NaN or infinity."""
+
+
 def as_pixels(drawn, seeds) -> np.ndarray:
-    """uint8 of images [b h w c] in [-1, 1]. Raises ValueError where one holds NaN."""
+    """uint8 of images [b h w c] in [-1, 1]. Raises NotFinite where one holds NaN."""
     drawn = np.asarray(drawn)
     if not np.isfinite(drawn).all():
-        raise ValueError(f"samples of seeds {seeds[0]} and on hold NaN: the weights, or the guidance, are bad")
+        raise NotFinite(f"samples of seeds {seeds[0]} and on hold NaN: the weights, or the guidance, are bad")
     return to_uint8(drawn)
 
 

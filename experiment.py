@@ -21,6 +21,7 @@ from models import text
 from students import with_teacher
 from training import ema, flops, optim, sharding
 from training.augment import augmented
+from training.digest import digest
 from training.inpainting import inpainting
 from training.latents import Autoencoder, latent
 from training.state import TrainState, new_state
@@ -37,7 +38,7 @@ class Experiment(NamedTuple):
     mesh: jax.sharding.Mesh
     source: Callable[[str], Source]  # split -> its images
     batches: Callable[[int], Iterator[dict]]  # step -> the training batches from there on, on the devices
-    frozen: Callable[..., Any]  # (training=False) -> parameters that are not trained, loaded once; None without any
+    frozen: Callable[..., Any]  # (training=False, without=()) -> parameters that are not trained; None without any
     abstract_frozen: Any  # their shapes, types and shardings, in training
     init: Callable[..., TrainState]  # (seed, lr), or the config's; jitted, laid out over the mesh
     abstract: TrainState  # shapes, types and shardings of the state
@@ -132,8 +133,11 @@ def build_text(config) -> text.TextEncoder | None:
 
 def build_frozen(
     config, mesh, encoder: text.TextEncoder | None, autoencoder: Autoencoder | None
-) -> tuple[Callable[[], Any], Any]:
-    """(-> the parameters that are not trained, read once, laid out over the mesh; their shapes). None without any."""
+) -> tuple[Callable[..., Any], Any]:
+    """(frozen(without=()), shapes) of the parameters that are not trained, laid out over the mesh; None without any.
+
+    Each part is read once, when it is first among what is asked.
+    """
     shapes, load = {}, {}
     if encoder and not config.text.embeddings and encoder.abstract() is not None:
         shapes["text"] = encoder.abstract()
@@ -143,12 +147,15 @@ def build_frozen(
         shapes["latent"] = {"params": autoencoder.abstract, "mean": channels, "std": channels}
         load["latent"] = functools.partial(load_latent, config, autoencoder)
     if not shapes:
-        return lambda: None, None
+        return lambda without=(): None, None
     abstract = sharding.laid_out(shapes, sharding.layout(mesh, shapes))
 
     @functools.cache
-    def frozen():
-        return {name: load[name](abstract[name]) for name in shapes}
+    def part(name):
+        return load[name](abstract[name])
+
+    def frozen(without=()):
+        return {name: part(name) for name in shapes if name not in without}
 
     return frozen, abstract
 
@@ -161,8 +168,14 @@ def load_latent(config, autoencoder: Autoencoder, like: dict) -> dict:
             f"latent.mean has {len(section.mean)} and latent.std {len(section.std)} numbers, and the latents of "
             f"{section.encoder} {channels} channels: --mode=train measures them where both are ()"
         )
+    params = autoencoder.load(like["params"])
+    if section.digest and (found := digest(params)) != section.digest:
+        raise ValueError(
+            f"latent.encoder={section.encoder} has parameters {found} now, and latent.mean and std were measured with "
+            f"{section.digest} (latent.digest): bring those back, or train another run"
+        )
     numbers = {key: jax.device_put(np.float32(section[key]), like[key].sharding) for key in ("mean", "std")}
-    return {"params": autoencoder.load(like["params"])} | numbers
+    return {"params": params} | numbers
 
 
 def example(config, encoder: text.TextEncoder | None) -> dict[str, np.ndarray]:
@@ -188,7 +201,7 @@ def build_task(config, encoder: text.TextEncoder | None, autoencoder: Autoencode
         raise ValueError(f"task.inpaint and task.low_size={section.low_size} are two tasks; set one of them")
 
     def encode(frozen, batch):
-        return text.condition(encoder, frozen and frozen["text"], batch)
+        return text.condition(encoder, (frozen or {}).get("text"), batch)
 
     call = Call(section.name, (("drop", section.drop), ("flip", section.flip)))
     more = {"encode": encode} if encoder else {}

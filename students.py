@@ -127,13 +127,13 @@ def teacher_weights(own) -> str:
     return ema.first_name(own.ema)
 
 
-def with_teacher(config, frozen: Callable[[], Any], abstract_frozen, abstract) -> tuple[Callable[..., Any], Any]:
-    """(frozen(training=False), shapes), with the teacher's parameters among those of training.
+def with_teacher(config, frozen: Callable[..., Any], abstract_frozen, abstract) -> tuple[Callable[..., Any], Any]:
+    """(frozen(training=False, without=()), shapes), with the teacher's parameters among those of training.
 
     abstract: the shapes and layout of the student's own, which are the teacher's too.
     """
     if not config.distill.teacher:
-        return lambda training=False: frozen(), abstract_frozen
+        return lambda training=False, without=(): frozen(without), abstract_frozen
 
     @functools.cache
     def teacher():
@@ -144,7 +144,7 @@ def with_teacher(config, frozen: Callable[[], Any], abstract_frozen, abstract) -
             raise ValueError(f"distill.teacher={where}: no checkpoint there yet")
         return checkpoints.restore_weights(step, teacher_weights(own), abstract)
 
-    def with_it(training: bool = False):
-        return {**(frozen() or {}), "teacher": teacher()} if training else frozen()
+    def with_it(training: bool = False, without=()):
+        return {**(frozen(without) or {}), "teacher": teacher()} if training else frozen(without)
 
     return with_it, {**(abstract_frozen or {}), "teacher": abstract}

@@ -49,4 +49,6 @@ def samples(images: np.ndarray, left: float, top: float) -> str:
     buffer = io.BytesIO()
     Image.fromarray(grid[..., 0]).save(buffer, "png")
     data = base64.b64encode(buffer.getvalue()).decode()
-    return f'<image x="{left:.1f}" y="{top:.1f}" width="{GRID:.1f}" href="data:image/png;base64,{data}"/>'
+    height = GRID * grid.shape[0] / grid.shape[1]
+    size = f'width="{GRID:.1f}" height="{height:.1f}"'
+    return f'<image x="{left:.1f}" y="{top:.1f}" {size} href="data:image/png;base64,{data}"/>'

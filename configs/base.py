@@ -96,6 +96,7 @@ def get_config():
     config.latent.encoder = ""  # run(workdir=DIR) of family=vae, diffusers(path=DIR), patches(side=2); '' for pixels
     config.latent.mean = ()  # of each channel; () is measured on the training images when the training starts
     config.latent.std = ()
+    config.latent.digest = ""  # hash of the encoder's parameters, measured with them; others are then refused; '': any
 
     config.gan = ConfigDict()  # of family=gan
     config.gan.gamma = 1.0  # weight of the gradient penalties R1 and R2; what suits rises with the number of pixels

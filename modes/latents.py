@@ -15,25 +15,29 @@ from input_pipeline import evaluation_batches
 from input_pipeline.batches import local_rows
 from input_pipeline.source import some
 from training import sharding
+from training.checkpoint import Checkpoints
+from training.digest import digest
 from training.latents import statistics
 
 MEASURED = 10_000  # training images, at most
 
 
 def with_statistics(config, workdir) -> ConfigDict:
-    """The config with latent.mean and latent.std: its own, those of the run in the workdir, or measured now."""
+    """The config with latent.mean, std and digest: its own, those of the run in the workdir, or measured now."""
     if not config.latent.encoder or config.latent.mean:
         return config
     config = config.copy_and_resolve_references()
-    stored = records.read_config(workdir).latent if (workdir / "config.json").exists() else config.latent
+    begun = (workdir / "checkpoints").exists() and Checkpoints(workdir, read_only=True).latest() is not None
+    stored = records.read_config(workdir).latent if begun else config.latent
     if stored.encoder == config.latent.encoder and stored.mean:
-        config.latent.update(mean=stored.mean, std=stored.std)
+        config.latent.update(mean=stored.mean, std=stored.std, digest=stored.digest)
         return config
     channels = build_autoencoder(config).channels
     config.latent.update(mean=(0.0,) * channels, std=(1.0,) * channels)
-    mean, std = statistics(plain_latents(config, build(config)))
+    experiment = build(config)
+    mean, std = statistics(plain_latents(config, experiment))
     logging.info("latents measured: mean %s, std %s", np.round(mean, 4), np.round(std, 4))
-    config.latent.update(mean=mean, std=std)
+    config.latent.update(mean=mean, std=std, digest=digest(experiment.frozen()["latent"]["params"]))
     return config
 
 

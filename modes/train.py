@@ -201,7 +201,7 @@ def first_state(config, experiment: Experiment, checkpoints: Checkpoints, taken:
 
 
 def sample_hook(config, experiment: Experiment, workdir, writer) -> Hook:
-    """A grid of samples under the first average: samples/step_00001000.png."""
+    """A grid of samples under the first average: samples/step_00001000.png. None of weights that give NaN."""
     seeds = np.arange(config.sampling.grid_images)
     name = ema.first_name(config.ema)
 
@@ -210,7 +210,11 @@ def sample_hook(config, experiment: Experiment, workdir, writer) -> Hook:
 
     def run(step, state, check):
         condition = drawing.training_condition(experiment, config, seeds)
-        images = drawing.draw(experiment, config, state.ema[name], seeds, condition, settings_of(config), check)
+        try:
+            images = drawing.draw(experiment, config, state.ema[name], seeds, condition, settings_of(config), check)
+        except drawing.NotFinite as error:  # the loop says when a training that diverges stops
+            logging.warning("step %d: no picture: %s", step, error)
+            return
         save_png(path(step), make_grid(images))
         writer.write_images(step, {"samples": make_grid(images)})
 

@@ -1,18 +1,15 @@
 """What sample and evaluate share: which weights, which settings, and what a result depends on."""
 
-import hashlib
 import sys
 from typing import NamedTuple
-
-import jax
-import numpy as np
 
 import workdir as records
 from experiment import Experiment
 from families import NAMED, means_nothing
 from plans import Settings, settings_of
-from training import ema, posthoc, sharding
+from training import ema, posthoc
 from training.checkpoint import Checkpoints
+from training.digest import digest
 
 
 def asked_settings(config, flags) -> Settings:
@@ -54,22 +51,6 @@ def restored(config, experiment: Experiment, workdir, flags, step: int | None = 
     like = state.params if name == "raw" else next(iter(state.ema.values()))
     params = checkpoints.restore_weights(step, name, like)
     return Weights(params, step, name, digest(params))
-
-
-def digest(params) -> str:
-    """A hash of names and numbers: two results under one digest are of the same weights, whatever they were called."""
-    found = hashlib.blake2b(digest_size=8)
-    for path, leaf in jax.tree.leaves_with_path(params):
-        found.update(jax.tree_util.keystr(path).encode())
-        found.update(np.ascontiguousarray(whole(leaf)).data)
-    return found.hexdigest()
-
-
-def whole(leaf) -> np.ndarray:
-    """All of an array, parts of which may lie on other processes' devices."""
-    if getattr(leaf, "is_fully_addressable", True):
-        return np.asarray(leaf)
-    return np.asarray(jax.jit(lambda x: x, out_shardings=sharding.replicated(leaf.sharding.mesh))(leaf))
 
 
 def facts_of(config, settings: Settings) -> dict:

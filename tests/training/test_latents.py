@@ -8,13 +8,17 @@ import pytest
 from PIL import Image
 
 import drawing
-from configs import digits, digits_vae, folder_latent
-from experiment import build
+from autoencoders import build_autoencoder
+from conditions import Asked, without_encoder
+from configs import digits, digits_text, digits_vae, folder_latent
+from experiment import abstract_batch, build, build_frozen
+from models.text import TextEncoder
+from modes.latents import with_statistics
 from modes.model import load
 from modes.train import train
-from modes.weights import digest
 from tools import reconstruct
 from training.checkpoint import Checkpoints
+from training.digest import digest
 from training.latents import statistics
 from workdir import read_config, write_config
 
@@ -113,6 +117,7 @@ def test_a_run_on_latents_keeps_its_statistics_resumes_and_samples(autoencoder, 
         state, _ = model.experiment.train_step(state, model.experiment.frozen(), next(batches))
     assert digest(state.params) == model.weights.digest
     stored = read_config(str(tmp_path)).latent
+    assert stored.digest == digest(model.experiment.frozen()["latent"]["params"])
     assert len(stored.mean) == len(stored.std) == 2 and min(stored.std) > 0
     batch = drawing.examples(model.experiment, "train", 2000)
     keys = jax.vmap(jax.random.key)(np.arange(len(batch["image"])))
@@ -125,6 +130,70 @@ def test_a_run_on_latents_keeps_its_statistics_resumes_and_samples(autoencoder, 
         ValueError, match="editing takes a model of family=diffusion on pixels, and this one's are latents"
     ):
         model.img2img(model.sample(2))
+
+
+OTHERS = {
+    "latents": {"latent__encoder": "patches(side=2, channels=1)", "sampling__threshold": "none"},
+    "a student": {
+        "distill__method": "progressive(steps=2)",
+        "distill__teacher": "/nowhere",
+        "diffusion__prediction": "v",
+    },
+}
+
+
+@pytest.mark.parametrize("words", OTHERS)
+def test_text_stands_beside_other_frozen_parameters(words):
+    """A learned encoder of text has none of its own there."""
+    config = digits_text.get_config("tiny")
+    config.update_from_flattened_dict({key.replace("__", "."): value for key, value in OTHERS[words].items()})
+    experiment = build(config)
+    batch = abstract_batch(config, experiment.mesh, 8)
+    _, sums = jax.eval_shape(experiment.train_step, experiment.abstract, experiment.abstract_frozen, batch)
+    assert "loss" in sums
+
+
+def test_what_is_encoded_already_is_sampled_without_its_encoder_and_with_the_rest():
+    config = tiny(latent__mean=(0.0,) * 12, latent__std=(1.0,) * 12)
+    params = {"w": jax.ShapeDtypeStruct((2,), np.float32)}
+    encoder = TextEncoder(None, 2, 4, load=lambda shardings: pytest.fail("read"), abstract=lambda: params)
+    made = build(config)
+    frozen, shapes = build_frozen(config, made.mesh, encoder, build_autoencoder(config))
+    assert set(shapes) == {"text", "latent"}
+    sampling = without_encoder(made._replace(frozen=frozen), Asked({"text": np.zeros((1, 4, 2))}, "prompts", []))
+    assert set(sampling.frozen()) == {"latent"} and sampling.frozen()["latent"]["mean"].shape == (12,)
+
+
+def test_statistics_are_those_of_the_run_in_the_workdir_once_it_has_a_checkpoint(tmp_path):
+    config = tiny(latent__mean=(), latent__std=())
+    write_config(tmp_path, tiny(latent__mean=(9.0,) * 12))  # a start that came no further, on other data
+    measured = with_statistics(config, tmp_path).latent
+    assert max(measured.mean) < 1 and measured.digest
+    write_config(tmp_path, tiny(latent__mean=(9.0,) * 12, latent__digest="0"))
+    (tmp_path / "checkpoints" / "2").mkdir(parents=True)
+    kept = with_statistics(config, tmp_path).latent
+    assert kept.mean == (9.0,) * 12 and kept.std == (0.5,) * 12 and kept.digest == "0"
+
+
+def test_latents_of_other_parameters_than_were_measured_are_refused(autoencoder):
+    keys = dict(latent__encoder=f"run(workdir='{autoencoder}')", latent__mean=(0.0, 0.0), latent__std=(1.0, 1.0))
+    params = build(grey(tiny(**keys))).frozen()["latent"]["params"]
+    build(grey(tiny(**keys, latent__digest=digest(params)))).frozen()
+    other = digest(jax.tree.map(lambda x: x + 1, params))
+    with pytest.raises(ValueError, match=f"latent.encoder=.* has parameters {digest(params)} now.* {other}") as refused:
+        build(grey(tiny(**keys, latent__digest=other))).frozen()
+    assert "\n" not in str(refused.value)
+
+
+def test_an_autoencoder_of_power_averages_alone_is_read_by_the_first(tmp_path):
+    config = grey(digits_vae.get_config("tiny"), vae__latent=2, ema__decays=(), ema__sigma_rels=(0.05,))
+    write_config(tmp_path, config)
+    checkpoints, state = Checkpoints(tmp_path), build(config).init()
+    checkpoints.save(0, state)
+    checkpoints.wait()
+    keys = dict(latent__encoder=f"run(workdir='{tmp_path}')", latent__mean=(0.0, 0.0), latent__std=(1.0, 1.0))
+    params, average = build(grey(tiny(**keys))).frozen()["latent"]["params"], state.ema["power_0.05"]
+    assert digest(params) == digest({name: average[name] for name in params})
 
 
 def test_reconstructions_are_drawn_between_held_out_images_and_samples(autoencoder, tmp_path):
