@@ -294,6 +294,12 @@ def adm64(model, attention=(32, 16, 8)):
     model.update(scale_shift=True, resample="block", convention="adm", dtype="bfloat16")
 
 
+def summed_eps(shape):
+    """Adam's epsilon where the source's loss is a sum over pixels: it's a mean here, which to Adam changes no more."""
+    height, width, channels = shape
+    return 1e-8 / (height * width * channels)
+
+
 def tiny_network(model, side):
     """The same network for images of this side, on two levels, or of two transformer blocks."""
     model.channels = 32
