@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from calls import Call, construct, parse_call
+from diffusion.sampling import check_range
 from families.family import Family, Parts, build_model, prepared
 from models import TRANSFORMERS
 from models.autoregressive import Transformer
@@ -31,7 +32,14 @@ class Tokens(NamedTuple):
     top_p: float = 1.0
 
 
-SAMPLERS = {"tokens": Tokens}
+def by_tokens(temperature: float = 1.0, top_p: float = 1.0) -> Tokens:
+    """Raises ValueError for numbers out of range, where they are known."""
+    check_range("temperature", temperature, 0, 1e6)
+    check_range("top_p", top_p, 1e-6, 1)
+    return Tokens(temperature, top_p)
+
+
+SAMPLERS = {"tokens": by_tokens}
 
 
 def build(parts: Parts) -> Family:
@@ -85,9 +93,7 @@ def build(parts: Parts) -> Family:
 def checked(settings) -> Call:
     """The sampler of these settings. Raises ValueError for what it cannot be."""
     call = parse_call(settings.sampler, "sampling.sampler")
-    how = construct(SAMPLERS, call, "sampling.sampler")
-    if not (0 <= how.temperature < math.inf and 0 < how.top_p <= 1):
-        raise ValueError(f"sampling.sampler={settings.sampler!r}: temperature is 0 or more, top_p in (0, 1]")
+    construct(SAMPLERS, call, "sampling.sampler")
     return call
 
 
@@ -117,7 +123,7 @@ def draw(module: Transformer, params, cond, keys: jax.Array, how: Tokens) -> jax
     def one(carry, place):
         before, cache = carry
         logits, cache = module.apply({"params": params}, before[:, None], cond, cache=cache, place=place)
-        token = choose(jax.vmap(jax.random.fold_in, (0, None))(keys, place), logits[:, 0], how)
+        token = pick(jax.vmap(jax.random.fold_in, (0, None))(keys, place), logits[:, 0], how)
         return (token, cache), token
 
     b = len(keys)
@@ -125,7 +131,7 @@ def draw(module: Transformer, params, cond, keys: jax.Array, how: Tokens) -> jax
     return jax.lax.scan(one, start, jnp.arange(module.length))[1].T
 
 
-def choose(keys: jax.Array, logits: jax.Array, how: Tokens) -> jax.Array:
+def pick(keys: jax.Array, logits: jax.Array, how: Tokens) -> jax.Array:
     """One value for each row of logits [b values] and key [b], int32 [b].
 
     argmax(logits + temperature * Gumbel noise) has the law softmax(logits / temperature), at 0 too.

@@ -33,6 +33,8 @@ def build(parts: Parts) -> Family:
         raise ValueError("task.name=text is of family=diffusion; a gan takes unconditional or class")
     if not config.gan.gamma >= 0:
         raise ValueError(f"gan.gamma={config.gan.gamma} must be 0 or more")
+    if config.optim.clip_each:
+        raise ValueError("optim.clip_each clips both networks as one: use optim.clip")
     module = build_model(config, GANS, shape=task.sample_shape, num_labels=task.labels)
 
     def bound_to(method):

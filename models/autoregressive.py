@@ -7,6 +7,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models.checks import check_values
 from models.layers import REMAT, split_heads
 
 # One (keys, values) [b l heads c/heads] for each block: what is computed of the places before.
@@ -38,6 +39,7 @@ class Transformer(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
+        check_values(self, length=1, channels=1, blocks=1, num_heads=1, num_labels=0)
         if self.channels % self.num_heads:
             raise ValueError(f"num_heads is {self.num_heads}, which does not divide the {self.channels} channels")
         if not 2 <= self.values <= 256:

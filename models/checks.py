@@ -8,10 +8,10 @@ CHOICES = {"remat": tuple(REMAT), "dtype": ("float32", "bfloat16")}
 def check_values(net, choices=None, **least) -> None:
     """Raises ValueError for a field below the least that it may be, or outside its choices, or a dropout that is none.
 
-    choices: of the net's own fields, beside those that all have.
+    choices: of the net's own fields, beside remat and dtype where it has them.
     """
     for key, among in (CHOICES | (choices or {})).items():
-        if getattr(net, key) not in among:
+        if hasattr(net, key) and getattr(net, key) not in among:
             raise ValueError(f"{key} is {getattr(net, key)!r}: choose from {among}")
     for key, value in least.items():
         if getattr(net, key) < value:

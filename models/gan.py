@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
+from models.checks import check_values
 from models.layers import double, halve
 
 NOISE = 64  # numbers that an image is made of; R3GAN's for every data set
@@ -39,17 +40,27 @@ class Gan(nn.Module):
 
     def __post_init__(self):
         super().__post_init__()
+        check_values(self, channels=1, blocks=1, num_labels=0)
+        if not self.multipliers:
+            raise ValueError("multipliers is empty: give one number a level")
+        if min(self.widths) < 1:
+            raise ValueError(f"multipliers {self.multipliers} of {self.channels} channels leave a level without any")
         halvings = len(self.multipliers) - 1
-        if halvings < 0 or any(side % 2**halvings for side in self.shape[:2]):
+        if any(side % 2**halvings for side in self.shape[:2]):
             raise ValueError(
                 f"images are {self.shape[0]} x {self.shape[1]}, which {len(self.multipliers)} multipliers halve "
-                f"{halvings} times: give sides that are multiples of {2 ** max(halvings, 0)}, or other multipliers"
+                f"{halvings} times: give sides that are multiples of {2**halvings}, or fewer multipliers"
             )
 
+    @property
+    def widths(self):
+        """Channels of each level, from the images down."""
+        return tuple(int(m * self.channels) for m in self.multipliers)
+
     def setup(self):
-        widths = tuple(int(m * self.channels) for m in self.multipliers)
-        self.generator = Generator(self.shape, widths, self.blocks, self.num_labels, jnp.dtype(self.dtype))
-        self.discriminator = Discriminator(widths, self.blocks, self.num_labels, jnp.dtype(self.dtype))
+        dtype = jnp.dtype(self.dtype)
+        self.generator = Generator(self.shape, self.widths, self.blocks, self.num_labels, dtype)
+        self.discriminator = Discriminator(self.widths, self.blocks, self.num_labels, dtype)
 
     def __call__(self, z, cond):
         """What the discriminator says of generated images: runs all layers once, for initialisation."""

@@ -7,6 +7,7 @@ x = vae.apply(params, z, label, method="decode")
 import flax.linen as nn
 import jax.numpy as jnp
 
+from models.checks import check_values
 from models.layers import CONVENTIONS, Attention, ResBlock, Style, double
 
 MOST, LEAST = 20.0, -30.0  # of a log variance (Rombach et al. 2022)
@@ -132,9 +133,8 @@ def middle(style, x, emb):
 
 
 def check(net: VAE) -> None:
-    for key in ("size", "out_channels", "latent", "channels", "blocks", "groups"):
-        if getattr(net, key) < 1:
-            raise ValueError(f"{key} is {getattr(net, key)}: give at least 1")
+    least = dict(size=1, out_channels=1, latent=1, channels=1, blocks=1, groups=1, num_labels=0)
+    check_values(net, {"convention": tuple(CONVENTIONS)}, **least)
     if not net.multipliers:
         raise ValueError("multipliers is empty: give one number a level")
     if net.size % net.factor:
@@ -146,6 +146,3 @@ def check(net: VAE) -> None:
     for size, width in net.levels:
         if not width or width % net.groups:
             raise ValueError(f"groups is {net.groups}, which does not divide the {width} channels of level {size}")
-    if net.convention not in CONVENTIONS or net.dtype not in ("float32", "bfloat16"):
-        raise ValueError(f"convention {net.convention!r}, dtype {net.dtype!r}: choose from {', '.join(CONVENTIONS)} "
-                         "and float32, bfloat16")  # fmt: skip

@@ -91,8 +91,6 @@ def likelihood_ode(candidate: Candidate) -> Results:
 def of_diffusion(candidate: Candidate, method: Callable, steps: int, settings: dict) -> Results:
     """By a method that calls the denoiser `steps` times."""
     experiment = candidate.experiment
-    if tuple(experiment.task.sample_shape) != tuple(candidate.config.data.shape):
-        raise ValueError(f"likelihood is of images, and this model's are {experiment.task.sample_shape}: leave it out")
     bits_of = method(experiment.task.prepare, experiment.denoiser, experiment.schedule, steps)
     settings = {"steps": steps} | settings | {"threshold": "none", "guidance": None}
     yield from held_out_bits(candidate, bits_of, settings)
@@ -177,6 +175,11 @@ def check_evaluators(config) -> None:
             whose = " and ".join(OF_FAMILIES[name])
             raise ValueError(
                 f"evaluation.evaluators: {name} is of family={whose}, and this config's is {config.family}"
+            )
+        if config.latent.encoder and name in ("likelihood_vlb", "likelihood_ode"):
+            raise ValueError(
+                f"evaluation.evaluators: {name} is of pixels, and this model is of latents "
+                f"(latent.encoder={config.latent.encoder}): leave it out"
             )
     if config.evaluation.labels not in ("training", "balanced"):
         raise ValueError(f"evaluation.labels={config.evaluation.labels!r} must be 'training' or 'balanced'")

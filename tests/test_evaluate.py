@@ -218,6 +218,14 @@ def test_settings_that_mean_nothing_are_one_line(config, change, said):
         check_evaluators(config)
 
 
+@pytest.mark.parametrize("name", ["likelihood_vlb", "likelihood_ode"])
+def test_a_likelihood_of_pixels_is_refused_for_latents_of_any_shape(config, name):
+    config.latent.encoder = "patches(side=1)"
+    config.evaluation.evaluators = ("validation_loss", name)
+    with pytest.raises(ValueError, match=f"{name} is of pixels, and this model is of latents .latent.encoder=patches"):
+        check_evaluators(config)
+
+
 @pytest.mark.parametrize("content, said", [(None, "must be the path of pt_inception"), (b"x", "has sha256")])
 def test_missing_or_other_weights_are_one_line(config, tmp_path, content, said):
     path = tmp_path / "weights.pth"
@@ -241,9 +249,6 @@ def test_a_models_bits_are_of_the_held_out_images(judge, name):
     # Uniform pixels under a Gaussian of their variance: 8 bits, and the Gaussian's distance from uniform.
     assert result.value == pytest.approx(8 + np.log2(np.sqrt(2 * np.pi * np.e / 12)), abs=0.1)
     assert result.settings["n"] == 100 and result.settings["split"] == "test" and result.settings["seed"] == 0
-    judge.experiment.task.sample_shape = (2, 2, 4)
-    with pytest.raises(ValueError, match="likelihood is of images, and this model's are"):
-        next(EVALUATORS[name](Candidate(judge, weights(), settings_of(judge.config), 0, judge.workdir)))
 
 
 def test_labels_are_balanced_where_asked(judge):

@@ -128,8 +128,10 @@ def gathering(mesh, apply, again: bool):
     """apply(params, ...) that gathers what `fsdp` splits, forward and, with `again`, once more backward.
 
     Without `again` it is kept in between. That is for networks with remat of their own, which a checkpoint around the
-    whole of them would undo. Gradients are scattered in either case. All this is said here, since the compiler would in
-    places rather move the activations than the parameters, which costs more.
+    whole of them would undo. With it the backward pass has of the forward what `kept` says and computes the rest again:
+    all that a checkpoint keeps is in memory, so that norms and nonlinearities, kept in float32, would take two thirds
+    of a step's. Gradients are scattered in either case. All this is said here, since the compiler would in places
+    rather move the activations than the parameters, which costs more.
     """
     if mesh.shape["fsdp"] == 1:
         return apply
@@ -137,12 +139,15 @@ def gathering(mesh, apply, again: bool):
     def applied(params, *rest):
         return apply(jax.tree.map(partial(gathered, mesh), params, layout(mesh, params)), *rest)
 
-    return jax.checkpoint(applied, policy=not_gathered) if again else applied
+    return jax.checkpoint(applied, policy=kept) if again else applied
 
 
-def not_gathered(primitive, *_, **__) -> bool:
-    """What the forward pass leaves for the backward: all but gathered parameters, and casts of them."""
-    return primitive.name not in ("sharding_constraint", "convert_element_type")
+def kept(primitive, *_, **__) -> bool:
+    """Results of arithmetic that costs; what was drawn, behind its barrier; and what is named (models/layers.double).
+
+    Without the last the compiler would move the doubled activations of all chips, to multiply them by their gradient.
+    """
+    return primitive.name in ("dot_general", "conv_general_dilated", "optimization_barrier", "name")
 
 
 def gathered(mesh, x, split: NamedSharding):

@@ -21,6 +21,7 @@ DEFAULTS = {
     "in_channels": 3,
     "out_channels": 3,
     "sample_size": 32,
+    "block_out_channels": (64,),
     "latent_channels": 4,
     "layers_per_block": 1,
     "norm_num_groups": 32,

@@ -13,7 +13,7 @@ from configs import digits_autoregressive
 from evaluation.images import to_uint8
 from experiment import build
 from families import autoregressive
-from families.autoregressive import Tokens, bits_per_dim, check_values, choose, codebook, draw, image_of, tokens_of
+from families.autoregressive import Tokens, bits_per_dim, check_values, codebook, draw, image_of, pick, tokens_of
 from models.autoregressive import Transformer
 from plans import settings_of
 from training.tasks import normalise
@@ -54,7 +54,7 @@ def test_keeping_keys_and_values_draws_what_looking_at_all_places_again_does(par
     tokens, again = jnp.zeros((6, 4), int), jax.jit(lambda tokens: logits_of(params, tokens))
     for place in range(4):
         own = jax.vmap(jax.random.fold_in, (0, None))(keys, place)
-        tokens = tokens.at[:, place].set(choose(own, again(tokens)[:, place], how))
+        tokens = tokens.at[:, place].set(pick(own, again(tokens)[:, place], how))
     np.testing.assert_array_equal(drawn, tokens)
     if how.temperature:
         assert len(np.unique(drawn, axis=0)) > 1
@@ -65,7 +65,7 @@ def test_values_are_drawn_in_proportion(temperature):
     """Each count within four standard deviations of what its probability says."""
     logits, n = jnp.array([0.0, 1.0, -1.0, 2.0]), 4000
     keys = jax.vmap(jax.random.key)(jnp.arange(n))
-    drawn = choose(keys, jnp.broadcast_to(logits, (n, 4)), Tokens(temperature))
+    drawn = pick(keys, jnp.broadcast_to(logits, (n, 4)), Tokens(temperature))
     p = np.exp(np.asarray(logits) / temperature)
     p /= p.sum()
     assert np.all(np.abs(np.bincount(drawn, minlength=4) - n * p) < 4 * np.sqrt(n * p * (1 - p)))
@@ -75,7 +75,7 @@ def test_without_temperature_the_likeliest_value_is_taken():
     logits = jax.random.normal(jax.random.key(0), (50, 7))
     keys = jax.vmap(jax.random.key)(jnp.arange(50))
     for how in Tokens(0.0), Tokens(0.0, 0.3), Tokens(1e-4), Tokens(1.0, 1e-6):
-        np.testing.assert_array_equal(choose(keys, logits, how), jnp.argmax(logits, axis=-1))
+        np.testing.assert_array_equal(pick(keys, logits, how), jnp.argmax(logits, axis=-1))
 
 
 def test_top_p_keeps_the_fewest_values_of_that_mass():
@@ -118,8 +118,18 @@ def test_data_outside_the_codebook_stop_where_they_are_read():
 
 
 BAD = {
-    "temperature is 0 or more, top_p": {"sampling": {"sampler": "tokens(temperature=-1.0)"}},
-    "top_p in": {"sampling": {"sampler": "tokens(top_p=0.0)"}},
+    "tokens: temperature: got -1.0; give 0 to": {"sampling": {"sampler": "tokens(temperature=-1.0)"}},
+    "tokens: temperature: got inf": {"sampling": {"sampler": "tokens(temperature=1e999)"}},
+    "tokens: top_p: got 0.0; give 1e-06 to 1": {"sampling": {"sampler": "tokens(top_p=0.0)"}},
+    "sampling.sampler: tokens: .*'str'": {"sampling": {"sampler": "tokens(temperature='hot')"}},
+    "sampling.sampler: tokens: .*'NoneType'": {"sampling": {"sampler": "tokens(temperature=None)"}},
+    "sampling.sampler: tokens: .*'tuple'": {"sampling": {"sampler": "tokens(top_p=(1.0,))"}},
+    "remat is 'all': choose from": {"model": {"remat": "all"}},
+    "dtype is 'half': choose from": {"model": {"dtype": "half"}},
+    "channels is 0: give at least 1": {"model": {"channels": 0}},
+    "blocks is -1: give at least 1": {"model": {"blocks": -1}},
+    "num_heads is 0: give at least 1": {"model": {"num_heads": 0}},
+    "dropout is 1.5: give a rate in": {"model": {"dropout": 1.5}},
     "sampling.sampler='ddim' is unknown; choose from tokens": {"sampling": {"sampler": "ddim"}},
     "it takes temperature, top_p": {"sampling": {"sampler": "tokens(top_k=3)"}},
     "values is 257": {"model": {"values": 257}},

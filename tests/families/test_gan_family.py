@@ -153,6 +153,11 @@ def test_a_diverging_training_stops_and_says_so(tmp_path):
 BAD = {
     "gan.gamma=-1.0 must be 0 or more": {"gan": {"gamma": -1.0}},
     "multipliers halve 2 times": {"model": {"multipliers": (1, 1, 1)}, "data": {"shape": (6, 6, 1)}},
+    "optim.clip_each clips both networks as one: use optim.clip": {"optim": {"clip_each": True, "clip": 1.0}},
+    "model.name: gan: multipliers is empty": {"model": {"multipliers": ()}},
+    r"multipliers \(1, 0.01\) of 8 channels leave a level without any": {"model": {"multipliers": (1, 0.01)}},
+    "channels is -8: give at least 1": {"model": {"channels": -8}},
+    "dtype is 'foo': choose from": {"model": {"dtype": "foo"}},
     "sampling.sampler=tokens is of family=": {"sampling": {"sampler": "tokens"}},
     "model.dropout=0.5 is not taken by model.name=gan": {"model": {"dropout": 0.5}},
 }

@@ -69,6 +69,8 @@ REFUSED = {
     "vae.beta=-1.0 must be 0 or more": {"vae.beta": -1.0},
     "vae.*latent is 0: give at least 1": {"vae.latent": 0},
     "size is 8, which 5 multipliers halve 4 times": {"model.multipliers": (1, 1, 1, 1, 1)},
+    "vae: dtype is 'half': choose from": {"model.dtype": "half"},
+    "vae: convention is 'dppm': choose from": {"model.convention": "dppm"},
     "groups is 5, which does not divide": {"model.groups": 5},
 }
 

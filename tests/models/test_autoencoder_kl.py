@@ -48,6 +48,12 @@ def test_the_published_autoencoder_has_its_size():
     assert sum(leaf.size for leaf in jax.tree.leaves(shapes)) == 83_653_863
 
 
+def test_settings_that_are_left_out_are_the_originals_defaults():
+    left_out = autoencoder_kl.fields({})
+    assert left_out == autoencoder_kl.fields({"block_out_channels": [64], "layers_per_block": 1})
+    VAE(**left_out)
+
+
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(CONFIGS["sd"] | {"_class_name": "AutoencoderKL"}))

@@ -112,6 +112,24 @@ def test_what_remat_repeats_is_the_same_under_fsdp(remat):
     assert operations(4) == operations(1)
 
 
+def test_what_fsdp_keeps_for_the_backward_pass_is_of_the_networks_type():
+    """A float32 copy of a bfloat16 network's images, as a norm makes, would be twice the convolution's result."""
+    made = config(data=1, fsdp=4)
+    made.model.dtype = "bfloat16"
+    built = build(made, sharding.abstract_mesh(made.mesh.to_dict(), 4))
+    jaxpr = jax.make_jaxpr(built.train_step)(built.abstract, None, abstract_batch(made, built.mesh, 16))
+    (backward,) = (e for e in equations(jaxpr.jaxpr) if e.primitive.name == "remat2" and e.params["differentiated"])
+    images = [v.aval for v in backward.invars if v.aval.ndim == 4 and v.aval.shape[0] == 16 and v.aval.shape[-1] > 2]
+    assert len(images) > 5 and {str(image.dtype) for image in images} == {"bfloat16"}
+
+
+def equations(jaxpr):
+    for equation in jaxpr.eqns:
+        yield equation
+        for inside in flops.programs(equation.params.values()):
+            yield from equations(getattr(inside, "jaxpr", inside))
+
+
 @pytest.mark.parametrize("name", ["adam", "adafactor"])
 @pytest.mark.parametrize("fsdp", [2, 4, 8])
 def test_what_a_chip_holds_shrinks_with_the_chips(name, fsdp):
