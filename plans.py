@@ -84,8 +84,6 @@ def check_guidance(config, settings: Settings) -> None:
         raise ValueError(f"sampling.guidance_interval={interval} must be (low, high) of sigma / alpha, or ()")
     if not 0 <= rescale <= 1:
         raise ValueError(f"sampling.guidance_rescale={rescale} must be a share in [0, 1]; 0 is none")
-    if config.sampling.guidance_channels < 0:
-        raise ValueError(f"sampling.guidance_channels={config.sampling.guidance_channels} must be 0, for all, or more")
 
 
 def check_aug_level(config, level: float) -> None:
@@ -141,6 +139,9 @@ def build_sample(config, task: Task, diffusion_of: Callable[[Any], Diffusion], d
 
     layout: the sharding of the images, whole on every process that is to read them.
     """
+    channels, most = config.sampling.guidance_channels, task.sample_shape[-1]
+    if not 0 <= channels <= most:
+        raise ValueError(f"sampling.guidance_channels={channels} must be 0, for all, or 1 to the {most} that there are")
 
     @functools.partial(jax.jit, static_argnames="plan", out_shardings=layout)
     def program(params, frozen, seeds, given, times, numbers, plan: Plan):

@@ -7,7 +7,9 @@ from typing import Any
 from etils import epath
 
 import workdir as records
-from calls import construct, parse_call
+from calls import Call, construct, parse_call
+from diffusion.distillation import SIGMA_MIN
+from diffusion.losses import LEARNS_VARIANCE
 from diffusion.schedules import LEARNED
 from training import ema
 from training.checkpoint import Checkpoints, absolute
@@ -18,8 +20,14 @@ from training.warm_start import split_step
 
 # What a teacher has as its student has it. The rest (times, weighting, optimiser, data) may differ.
 SAME = ("family", "latent", "task.name", "task.low_size", "task.inpaint", "data.shape", "data.classes",
-        "text.encoder", "model", "diffusion.schedule", "diffusion.prediction")  # fmt: skip
+        "text.encoder", "model", "diffusion.schedule", "diffusion.prediction", "diffusion.uncertainty")  # fmt: skip
 OWN = ("model.remat", "model.dtype", "model.dropout")  # but for these
+PARTLY = {  # and of these what is made of them here
+    "task.drop": bool,
+    "task.augment": bool,
+    "diffusion.loss": lambda text: parse_call(text, "diffusion.loss").name in LEARNS_VARIANCE,
+}
+UNGUIDED = (None, 1)  # 1 is the same in two passes, and what a command line can say
 
 
 def method_of(config, apply: Apply, task: Task, diffusion: Diffusion) -> Method | None:
@@ -41,7 +49,30 @@ def method_of(config, apply: Apply, task: Task, diffusion: Diffusion) -> Method 
         raise ValueError(f"distill.method={section.method} needs a teacher: set distill.teacher, its workdir")
     if section.teacher and not method.taught:
         raise ValueError(f"distill.method={section.method} has no teacher: leave out distill.teacher={section.teacher}")
+    check_sampling(config, call)
     return method
+
+
+def check_sampling(config, call: Call) -> None:
+    """Raises ValueError, naming the key, where the config samples otherwise than its student is taught to."""
+    section, asked = config.sampling, dict(call.arguments)
+    sampler, more = parse_call(section.sampler, "sampling.sampler")
+    more = dict(more)
+    if call.name == "progressive":
+        right = {
+            "sampler=ddim(eta=0.0)": sampler == "ddim" and not more.get("eta"),
+            "grid=trailing": section.grid == "trailing",
+            f"steps={asked['steps']}": section.steps == asked["steps"],
+        }
+    else:
+        ends = [of.get("sigma_min", SIGMA_MIN) for of in (asked, more)]
+        right = {f"sampler=consistency(sigma_min={ends[0]})": sampler == "consistency" and ends[0] == ends[1]}
+    if asked.get("guidance") is not None:
+        right["guidance=None (or 1)"] = section.guidance in UNGUIDED
+    for key, held in right.items():
+        if not held:
+            found = section[key.partition("=")[0]]
+            raise ValueError(f"distill.method={config.distill.method} needs sampling.{key}, and it is {found} here")
 
 
 def read_teacher(config) -> tuple[str, int | None, Any]:
@@ -58,14 +89,17 @@ def read_teacher(config) -> tuple[str, int | None, Any]:
 
 def check_alike(config, own, where: str) -> None:
     """Raises ValueError with what differs between a student's config and its teacher's own."""
-    found = {
-        key: pair
-        for key, pair in records.differences(config, own).items()
-        if key.startswith(SAME) and not key.startswith(OWN)
-    }
+    found = {key: pair for key, pair in records.differences(config, own).items() if apart(key, *pair)}
     if found:
         listed = "; ".join(f"{key}: {theirs} there, {ours} here" for key, (theirs, ours) in found.items())
         raise ValueError(f"distill.teacher={where} is of another kind ({listed}); make them the same")
+
+
+def apart(key: str, theirs, ours) -> bool:
+    """Whether networks with these two values of a key, which differ, are of two kinds."""
+    if key in PARTLY:
+        return PARTLY[key](theirs) != PARTLY[key](ours)
+    return key.startswith(SAME) and not key.startswith(OWN)
 
 
 def check_stage(config, own, where: str) -> None:
@@ -81,6 +115,11 @@ def check_stage(config, own, where: str) -> None:
         )
     if "guidance" in dict(call.arguments):
         raise ValueError(f"distill.teacher={where} has its guidance in it: leave it out of {config.distill.method}")
+    scale = config.sampling.guidance
+    if own.sampling.guidance in UNGUIDED and scale not in UNGUIDED:
+        raise ValueError(
+            f"distill.teacher={where} samples without guidance: set sampling.guidance=None (or 1), not {scale}"
+        )
 
 
 def teacher_weights(own) -> str:

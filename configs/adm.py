@@ -11,7 +11,8 @@
 | up512, from 128 | 308,835,270 | 1,050k | 269M | 3.85 guided, up from 128 |
 
 `guided` drops 10% of the labels, for classifier-free guidance, which the paper had not. Its upsamplers knew no level of
-augmentation; here they are told one, which adds two layers. SHARDS: `python -m tools.pack --size=256 --preprocess=adm`.
+augmentation; here they are told one, which adds two layers. Theirs shrank images by areas and enlarged them bilinearly,
+here both are bicubic. SHARDS: `python -m tools.pack --size=256 --preprocess=adm`.
 Not trained here: built, counted, and its tiny variant trained for two steps, in the tests.
 """
 

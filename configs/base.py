@@ -196,8 +196,15 @@ def words(arg, **defaults):
         kind = type(defaults[key])
         if (kind is bool) == bool(separator):
             raise ValueError(f"config word {key!r} is used as {key + '=VALUE' if separator == '' else key!r}")
-        chosen[key] = kind(value) if separator else True
+        chosen[key] = True if kind is bool else value if kind is str else whole(key, value)
     return chosen
+
+
+def whole(word, value):
+    """'64' -> 64. Raises ValueError for anything but digits."""
+    if not value.isdecimal():
+        raise ValueError(f"config word {word!r}={value!r}: give a whole number")
+    return int(value)
 
 
 def one_of(word, names, default):
@@ -214,7 +221,7 @@ def images(config, size, channels=3, classes=0):
     Attention stands at the first level of height 16 or below.
     """
     height, _, width = size.partition("x")
-    height, width = int(height), int(width or height)
+    height, width = whole("size", height), whole("size", width or height)
     config.data.update(shape=(height, width, channels), classes=classes)
     config.task.update(flip=True)
     if classes:
@@ -256,7 +263,8 @@ def tiny(config):
         tiny_latents(config)
     if config.family == "diffusion":
         tiny_network(config.model, side // (2 if config.latent.encoder else 1))
-        config.sampling.steps = 2
+        if not config.distill.method:  # which says how many
+            config.sampling.steps = 2
     else:
         config.model.update(TINY[config.family])
     if config.task.low_size:
@@ -284,6 +292,12 @@ def adm64(model, attention=(32, 16, 8)):
     """ADM's network for 64 pixels (Dhariwal and Nichol 2021), which later recipes took over."""
     model.update(channels=192, multipliers=(1, 2, 3, 4), blocks=3, attention=attention, head_channels=64, dropout=0.1)
     model.update(scale_shift=True, resample="block", convention="adm", dtype="bfloat16")
+
+
+def summed_eps(shape):
+    """Adam's epsilon where the source's loss is a sum over pixels: it's a mean here, which to Adam changes no more."""
+    height, width, channels = shape
+    return 1e-8 / (height * width * channels)
 
 
 def tiny_network(model, side):

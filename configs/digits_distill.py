@@ -14,12 +14,14 @@ worth beside each other: python -m benchmarks.distillation --runs=runs. What was
 from configs import base
 
 GUIDANCE = 1.2
+KINDS = ("teacher", "consistency", "untaught")
 
 
 def get_config(arg=""):
-    word = base.words(
-        arg, tiny=False, teacher=False, consistency=False, untaught=False, guided=False, of="runs/digits_v", steps=8
-    )
+    word = base.words(arg, tiny=False, guided=False, of="runs/digits_v", steps=0, **dict.fromkeys(KINDS, False))
+    kind = base.one_of(word, KINDS, "progressive")
+    if kind != "progressive" and (word.steps or word.guided):
+        raise ValueError(f"config words steps and guided are of progressive stages: leave them out beside {kind}")
     config = base.get_config()
     config.task.update(name="class", drop=0.1)
     config.data.update(name="digits", shape=(8, 8, 1), classes=10)
@@ -32,36 +34,42 @@ def get_config(arg=""):
     config.log.update(every=50, samples_every=350, validation_every=350)
     config.sampling.update(sampler="ddim(eta=0.0)", steps=50, guidance=GUIDANCE, batch_size=250)
     config.evaluation.update(evaluators=("small_images",), samples=1000)
-    if not word.teacher:
-        student(config, word)
+    if kind != "teacher":
+        student(config, kind, word)
     return base.tiny(config) if word.tiny else config
 
 
-def student(config, word):
+def student(config, kind, word):
     """What differs from the teacher's training."""
     config.sampling.guidance = None  # it's in the student
-    if word.untaught or word.consistency:
-        consistency(config, word)
+    if kind == "progressive":
+        progressive(config, word)
+    elif kind == "consistency":
+        consistency(config)
+        config.distill.update(method=f"consistency(target=0.95, guidance={GUIDANCE})", teacher=word.of)
+        config.train.steps = 300
     else:
-        guidance = f", guidance={GUIDANCE}" if word.guided else ""
-        config.distill.update(method=f"progressive(steps={word.steps}{guidance})", teacher=word.of)
-        config.diffusion.weighting = "truncated_snr"
-        config.sampling.steps = word.steps
-        config.ema.update(decays=(0.98,))
-        config.train.steps = 100 if word.steps > 2 else 200  # the last stages take longer, as in the paper
-    config.train.batch_size, steps = 32, config.train.steps
+        consistency(config)
+        config.distill.method = "consistency_training(first=10, last=80, every=100)"
+        config.train.steps = 400
+    config.train.batch_size = 32
+    steps = config.train.steps
     config.optim.update(lr=1e-3, warmup=20, decay_steps=steps)
     config.checkpoint.every = config.log.samples_every = steps
     config.log.update(every=20, validation_every=0)  # that is of a denoiser, which a student no longer is
 
 
-def consistency(config, word):
+def progressive(config, word):
+    steps = word.steps or 8
+    guidance = f", guidance={GUIDANCE}" if word.guided else ""
+    config.distill.update(method=f"progressive(steps={steps}{guidance})", teacher=word.of)
+    config.diffusion.weighting = "truncated_snr"
+    config.sampling.steps = steps
+    config.ema.update(decays=(0.98,))
+    config.train.steps = 100 if steps > 2 else 200  # the last stages take longer, as in the paper
+
+
+def consistency(config):
     config.diffusion.times = "log_normal(mean=-1.1, std=2.0)"
     config.sampling.update(sampler="consistency(sigma_min=0.002)", steps=2)
     config.ema.update(decays=(0.99, 0.95))
-    if word.untaught:
-        config.distill.method = "consistency_training(first=10, last=80, every=100)"
-        config.train.steps = 400
-    else:
-        config.distill.update(method=f"consistency(target=0.95, guidance={GUIDANCE})", teacher=word.of)
-        config.train.steps = 300

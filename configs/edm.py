@@ -28,9 +28,7 @@ def get_config(arg=""):
         weighting="edm(sigma_data=0.5)",
         times="log_normal(mean=-1.2, std=1.2)",
     )
-    # The loss is a sum over pixels there and a mean here. To Adam that is a matter of its epsilon alone.
-    height, width, channels = config.data.shape
-    config.optim.update(clip=0.0, eps=1e-8 / (height * width * channels))
+    config.optim.update(clip=0.0, eps=base.summed_eps(config.data.shape))
     config.ema.update(warmup=False, ramp=0.05)
     config.sampling.update(grid="karras", threshold="none")
     return base.tiny(config) if word.tiny else config

@@ -43,8 +43,8 @@ def get_config(arg=""):
         times="log_normal(mean=-0.8, std=1.6)",
         uncertainty=True,
     )
-    # A sum over pixels there, a mean here: to Adam that is a matter of its epsilon alone.
-    config.optim.update(lr=lr, warmup=4883, root_from=35_000, b2=0.99, eps=1e-8 / (64 * 64 * 3), clip=0.0)
+    eps = base.summed_eps(config.data.shape)
+    config.optim.update(lr=lr, warmup=4883, root_from=35_000, b2=0.99, eps=eps, clip=0.0)
     config.ema.update(decays=(), warmup=False, sigma_rels=(0.05, 0.1), snapshot_every=4096)
     config.train.update(steps=images * 512, batch_size=2048)
     config.sampling.update(sampler="heun", grid="karras", steps=32, threshold="none")

@@ -8,7 +8,8 @@
 (ImageNet-64), 273,049,350 with labels. Published, in training images of 500k, 1.5M, 250k steps: CIFAR-10, 64M: FID 3.19
 and 3.17 bits/dim, with `vlb` 11.47 and 2.94; ImageNet-64, 192M: FID 19.2, with `vlb` 3.53 bits/dim; with labels, 512M:
 FID 2.92 in 250 steps. Others report FID near 7 at 100 steps from the CIFAR-10 flags.
-SHARDS: `python -m tools.pack --size=64`.
+SHARDS: `python -m tools.pack --size=64` of image-net.org's own 64x64 images; with labels, of the full ones, cropped as
+ADM's code does it: `--size=64 --preprocess=adm`.
 Not trained here: built, counted, and its tiny variant trained for two steps, in the tests. Small: docs/recipes.md.
 """
 
@@ -43,7 +44,7 @@ def get_config(arg=""):
         config.train.update(steps=1_500_000)
     if word.cond:
         config.task.update(name="class")
-        config.data.update(classes=1000)
+        config.data.update(classes=1000, preprocess="adm")
         config.model.update(channels=192)
         config.diffusion.update(prediction="eps", loss="hybrid(rescale=False)")  # both left as they are, in this run
         config.optim.update(lr=3e-4)

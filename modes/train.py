@@ -25,14 +25,14 @@ from modes.latents import with_statistics
 from plans import settings_of
 from students import read_teacher, teacher_weights
 from training import ema, hosts, posthoc
-from training.checkpoint import Checkpoints, absolute
+from training.checkpoint import Checkpoints, absolute, named
 from training.chips import chip_of
 from training.loop import Hook, Options
 from training.loop import train as run_loop
 from training.metrics import Silent, Writer, write_json
 from training.state import TrainState
 from training.trackers import All, Wandb
-from training.warm_start import read_start, warm_start
+from training.warm_start import flat, read_start, warm_start
 
 
 class Run(NamedTuple):
@@ -176,7 +176,13 @@ def first_weights(config, experiment: Experiment) -> dict[str, jax.Array]:
     if config.init_from:
         return read_start(params, config.init_from, config.init_weights, config.init_pattern)
     if config.distill.teacher:
-        return read_start(params, config.distill.teacher, teacher_weights(read_teacher(config)[2]), ".*")
+        taken = read_start(params, config.distill.teacher, teacher_weights(read_teacher(config)[2]), ".*")
+        if missing := flat(params).keys() - taken.keys():
+            raise ValueError(
+                f"distill.teacher={config.distill.teacher} has no {named(sorted(missing))} of its student's shape: its "
+                "checkpoint must be of the same network"
+            )
+        return taken
     return {}
 
 

@@ -66,6 +66,7 @@ BAD = {
     "task.augment=1.5 is a probability": {"task": {"augment": 1.5}},
     r"model.name=unet takes .*, but the task also tells \['augment'\]": {"task": {"augment": 0.1}},
     "sampling.guidance_channels=-1 must be 0": {"sampling": {"guidance_channels": -1}},
+    "sampling.guidance_channels=2 must be 0, for all, or 1 to the 1": {"sampling": {"guidance_channels": 2}},
     "ema.ramp=0.05 is a share, and stands instead of": {"ema": {"ramp": 0.05}},
     r"ema.decays=\(\) must be one or more": {"ema": {"decays": ()}},
     "optim.decay_steps=1400 and optim.root_from=5 are two": {"optim": {"decay_steps": 1400, "root_from": 5}},

@@ -97,7 +97,11 @@ def test_a_teacher_of_another_kind_is_refused_in_one_line(teacher, tmp_path):
     workdir, _ = teacher
     read_teacher(student(f"of={workdir}"))
     read_teacher(student(f"of={workdir}:0"))
+    read_teacher(student(f"of={workdir}", task={"drop": 0.3}))
     for words, config in {
+        "task.drop: 0.1 there, 0.0 here": student(f"of={workdir}", task={"drop": 0.0}),
+        "task.augment: 0.0 there, 0.1 here": student(f"of={workdir}", task={"augment": 0.1}),
+        "diffusion.loss: weighted there, hybrid here": student(f"of={workdir}", diffusion={"loss": "hybrid"}),
         "diffusion.prediction: v there, x0 here": student(f"of={workdir}", diffusion={"prediction": "x0"}),
         r"data.shape: \[8, 8, 1\] there, \[8, 8, 3\] here": student(f"of={workdir}", data={"shape": (8, 8, 3)}),
         "model.blocks: 1 there, 2 here; model.channels: 32 there, 16 here.*make them the same": student(
@@ -110,6 +114,36 @@ def test_a_teacher_of_another_kind_is_refused_in_one_line(teacher, tmp_path):
         assert "\n" not in str(refusal.value)
 
 
+def test_a_teacher_of_other_arrays_than_its_config_makes_is_refused_before_the_compile(tmp_path):
+    workdir = tmp_path / "teacher"
+    undropped = get_config("teacher")
+    undropped.task.drop, undropped.sampling.guidance = 0.0, None
+    save(undropped, workdir)
+    records.write_config(workdir, get_config("teacher"))
+    config = get_config(f"of={workdir}")
+    with pytest.raises(ValueError, match="distill.teacher=.* has no .*label.* of its student's shape"):
+        first_weights(config, build(config))
+
+
+@pytest.mark.parametrize(
+    "key, arg, value",
+    [
+        ("sampler", "steps=4", "ddim(eta=0.5)"),
+        ("sampler", "steps=4", "heun"),
+        ("grid", "steps=4", "karras"),
+        ("steps", "steps=4", 8),
+        ("guidance", "guided", 1.2),
+        ("sampler", "consistency", "consistency(sigma_min=0.01)"),
+        ("sampler", "untaught", "ddim"),
+        ("guidance", "consistency", 1.2),
+    ],
+)
+def test_a_student_samples_as_it_is_taught_to(key, arg, value):
+    with pytest.raises(ValueError, match=f"distill.method=.* needs sampling.{key}=.*, and it is .* here") as refusal:
+        build(student(arg, sampling={key: value}))
+    assert "\n" not in str(refusal.value)
+
+
 def test_stages_follow_each_other(tmp_path):
     records.write_config(tmp_path, get_config("steps=4,guided"))
     read_teacher(student(f"of={tmp_path},steps=2"))
@@ -120,6 +154,8 @@ def test_stages_follow_each_other(tmp_path):
     }.items():
         with pytest.raises(ValueError, match=words):
             read_teacher(student(f"{arg},of={tmp_path}"))
+    with pytest.raises(ValueError, match="samples without guidance: set sampling.guidance=None .*, not 1.2"):
+        read_teacher(student(f"steps=2,of={tmp_path}", sampling={"guidance": 1.2}))
     records.write_config(tmp_path, get_config("untaught"))
     with pytest.raises(ValueError, match="it can teach nothing"):
         read_teacher(student(f"of={tmp_path}"))

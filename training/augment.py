@@ -70,7 +70,7 @@ def nothing(count: int) -> dict[str, jax.Array]:
 
 def drawn(key: jax.Array, probability: float) -> Change:
     """A change of one image."""
-    keys = jax.random.split(key, 7)
+    keys = jax.random.split(key, 4)
     happens = jax.random.bernoulli(keys[0], probability, (5,))
     coins, normals = jax.random.bernoulli(keys[1], 0.5, (3,)), jax.random.normal(keys[2], (4,))
     turn, axis = jax.random.uniform(keys[3], (2,), minval=-math.pi, maxval=math.pi)

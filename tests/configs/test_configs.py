@@ -104,6 +104,12 @@ BAD_WORDS = {
     "edm2:s,xl": "config words s and xl exclude each other",
     "iddpm:cond": "config word 'cond' is of ImageNet-64",
     "dit:xl,patch": "patch=VALUE",
+    "dit:size=abc": "config word 'size'='abc': give a whole number",
+    "folder:path=x,size=64y": "config word 'size'='64y': give a whole number",
+    "digits_distill:teacher,consistency": "config words teacher and consistency exclude each other",
+    "digits_distill:consistency,untaught": "config words consistency and untaught exclude each other",
+    "digits_distill:consistency,steps=4": "steps and guided are of progressive stages: .* beside consistency",
+    "digits_distill:teacher,guided": "steps and guided are of progressive stages: .* beside teacher",
 }
 
 
