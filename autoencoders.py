@@ -21,6 +21,8 @@ def build_autoencoder(config) -> Autoencoder:
 
 def of_run(workdir: str, average: str = "") -> Autoencoder:
     """The variational autoencoder trained in `workdir`, its latest checkpoint under an average; '' for its first."""
+    if not workdir:
+        raise ValueError("workdir is '': name that of a training of family=vae (configs/folder_latent.py: vae=DIR)")
     config = records.read_config(absolute(workdir))
     if config.family != "vae":
         raise ValueError(f"{workdir} is of family={config.family}: give a run of family=vae")

@@ -13,7 +13,7 @@ from configs import base
 
 def get_config(arg=""):
     word = base.words(arg, tiny=False, path="", size="64", channels=3, vae="", published="")
-    if bool(word.vae) == bool(word.published) and not word.tiny:
+    if word.vae and word.published:
         raise ValueError(
             f"vae={word.vae!r} and published={word.published!r}: give one of the two, DIR of an autoencoder"
         )
