@@ -207,6 +207,12 @@ def whole(word, value):
     return int(value)
 
 
+def sides(size):
+    """(height, width) of a word '64' or '96x64'."""
+    height, _, width = size.partition("x")
+    return whole("size", height), whole("size", width or height)
+
+
 def one_of(word, names, default):
     """Which of these bare words is given, or the default. Raises ValueError where more than one is."""
     given = [name for name in names if word[name]]
@@ -220,8 +226,7 @@ def images(config, size, channels=3, classes=0):
 
     Attention stands at the first level of height 16 or below.
     """
-    height, _, width = size.partition("x")
-    height, width = whole("size", height), whole("size", width or height)
+    height, width = sides(size)
     config.data.update(shape=(height, width, channels), classes=classes)
     config.task.update(flip=True)
     if classes:

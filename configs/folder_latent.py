@@ -18,9 +18,8 @@ def get_config(arg=""):
             f"vae={word.vae!r} and published={word.published!r}: give one of the two, DIR of an autoencoder"
         )
     config = base.get_config()
-    height, _, width = word.size.partition("x")
     config.task.update(flip=True)
-    config.data.update(name="folder", path=word.path, shape=(int(height), int(width or height), word.channels))
+    config.data.update(name="folder", path=word.path, shape=(*base.sides(word.size), word.channels))
     kind = f"diffusers(path={word.published!r})" if word.published else f"run(workdir={word.vae!r})"
     config.latent.encoder = kind
     config.model.update(channels=96, multipliers=(1, 2), blocks=2, attention=(8,), num_heads=4, convention="adm")

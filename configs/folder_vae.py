@@ -14,9 +14,8 @@ def get_config(arg=""):
     word = base.words(arg, tiny=False, quarter=False, path="", size="64", channels=3)
     config = base.get_config()
     config.family = "vae"
-    height, _, width = word.size.partition("x")
     config.task.update(flip=True)
-    config.data.update(name="folder", path=word.path, shape=(int(height), int(width or height), word.channels))
+    config.data.update(name="folder", path=word.path, shape=(*base.sides(word.size), word.channels))
     multipliers = (1, 2, 4) if word.quarter else (1, 2, 4, 4)
     config.model.update(name="vae", channels=32, multipliers=multipliers, blocks=1, groups=8)
     # less than the bound's weight: images for the decoder to be exact about, not a prior to sample from

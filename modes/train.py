@@ -123,9 +123,8 @@ def begin(config, experiment: Experiment, workdir, allow_config_change: bool = F
 
 def compiling(experiment: Experiment, batch) -> Callable:
     """The train step, which from now on compiles beside what else a start takes; its first call waits for that."""
-    step = experiment.train_step
-    lowered = functools.partial(step.lower, experiment.abstract, experiment.abstract_frozen, batch)
-    compiled = ThreadPoolExecutor(1).submit(lambda: lowered().compile())
+    step, abstract = experiment.train_step, (experiment.abstract, experiment.abstract_frozen, batch)
+    compiled = ThreadPoolExecutor(1).submit(lambda: step.lower(*abstract).compile())
 
     def train_step(*args):
         compiled.result()
