@@ -21,7 +21,7 @@ from training.warm_start import split_step
 # What a teacher has as its student has it. The rest (times, weighting, optimiser, data) may differ.
 SAME = ("family", "latent", "task.name", "task.low_size", "task.inpaint", "data.shape", "data.classes",
         "text.encoder", "model", "diffusion.schedule", "diffusion.prediction", "diffusion.uncertainty")  # fmt: skip
-OWN = ("model.remat", "model.dtype", "model.dropout")  # but for these
+OWN = ("model.remat", "model.flash", "model.dtype", "model.dropout")  # but for these
 PARTLY = {  # and of these what is made of them here
     "task.drop": bool,
     "task.augment": bool,

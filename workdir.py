@@ -29,6 +29,7 @@ FREE = (
     "data.eval_split",
     "text.embeddings",
     "model.remat",
+    "model.flash",
     "optim.accumulate",
     "optim.max_skipped",
     "ema.snapshot_every",

@@ -71,6 +71,7 @@ def get_config():
     config.model.resample = "conv"  # by convolutions (DDPM), or 'block', inside residual blocks (ADM)
     config.model.convention = "ddpm"  # unet's, of embedding, norm epsilon and initialisers: 'ddpm' or 'adm'
     config.model.remat = "none"  # what the backward pass recomputes: 'dots' (norms, nonlinearities), 'blocks' (all)
+    config.model.flash = False  # attention by a kernel of the TPU or GPU, in bfloat16, that writes no logits
     config.model.dtype = "float32"  # of the network's arithmetic; parameters stay float32. 'bfloat16' on accelerators
 
     config.diffusion = ConfigDict()

@@ -17,7 +17,7 @@ from families.family import Family, Parts, build_model, prepared
 from models import MODELS
 from plans import build_sample, network_calls, plan_of, settings_of
 from students import method_of
-from training import sharding
+from training import flash, sharding
 from training.objective import Diffusion, diffusion_objective, validation_losses
 
 
@@ -134,6 +134,10 @@ def build_network(parts: Parts):
         num_labels=parts.task.labels,
         **({"text_encoder": encoder.module} if encoder and encoder.module else {}),
     )
+    if parts.config.model.flash:
+        if parts.config.model.dtype != "bfloat16":
+            raise ValueError("model.flash=True works in half precision: set model.dtype=bfloat16")
+        sizes["attend"] = flash.attention(parts.mesh)
     try:
         return build_model(parts.config, MODELS, **sizes)
     except ValueError as error:

@@ -71,6 +71,6 @@ def build_model(config, table: dict[str, Callable[..., nn.Module]], **more) -> n
     fields = config.model.to_dict()
     name = fields.pop("name")
     taken = inspect.signature(choose(table, name, "model.name")).parameters
-    check_model(name, fields, taken)
+    check_model(name, fields, {*taken, "flash"} if "attend" in taken else taken)
     own = tuple((key, value) for key, value in fields.items() if key in taken)
     return construct(table, Call(name, own), "model.name", **more)

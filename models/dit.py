@@ -1,5 +1,7 @@
 """The diffusion transformer, DiT, with adaLN-Zero (Peebles and Xie 2023, arXiv 2212.09748)."""
 
+from collections.abc import Callable
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -27,7 +29,8 @@ class DiT(nn.Module):
     out_channels: the image's channels, or twice as many for a learned variance.
     channels, blocks, num_heads: width, depth and heads. S 384, 12, 6; B 768, 12, 12; L 1024, 24, 16; XL 1152, 28, 16.
     patch: side of a patch, 2, 4 or 8 in the paper.
-    num_labels, remat, dtype: as in UNet. The blocks are one scan: they compile once, and their parameters are stacked.
+    num_labels, remat, dtype, attend: as in UNet. The blocks are one scan: they compile once, and their parameters are
+        stacked.
 
     Raises ValueError when constructed, so before any compilation, if fields contradict each other.
     """
@@ -41,6 +44,7 @@ class DiT(nn.Module):
     num_labels: int = 0
     remat: str = "none"
     dtype: str = "float32"
+    attend: Callable = jax.nn.dot_product_attention
 
     def __post_init__(self):
         super().__post_init__()
@@ -55,7 +59,7 @@ class DiT(nn.Module):
         do not divide.
         """
         check_told(cond, self.num_labels, ("low_res", "known", "aug_level"), "dit")
-        style, (h, w) = Style(CONVENTION, 1, jnp.dtype(self.dtype)), x.shape[1:3]
+        style, (h, w) = Style(CONVENTION, 1, jnp.dtype(self.dtype), self.attend), x.shape[1:3]
         if h % self.patch or w % self.patch:
             raise ValueError(f"images are {h} x {w}: give sides that are multiples of patch={self.patch}")
         rows, columns = h // self.patch, w // self.patch
@@ -104,7 +108,7 @@ class Block(nn.Module):
         parts = modulation(style, told, width, 6)
         y = style.bare_layer_norm(x) * (1 + parts[1]) + parts[0]
         query, key, value = (split_heads(style.dense(name, y, width), self.heads) for name in ("query", "key", "value"))
-        y = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+        y = style.attend(query, key, value).reshape(x.shape)
         x = x + parts[2] * style.dense("out", y, width)
 
         y = style.bare_layer_norm(x) * (1 + parts[4]) + parts[3]

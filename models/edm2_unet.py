@@ -80,6 +80,7 @@ class Block(nn.Module):
     heads: int
     dropout: float
     resample: Callable = same
+    attend: Callable = jax.nn.dot_product_attention
 
     @nn.compact
     def __call__(self, x, told):
@@ -105,15 +106,15 @@ class Block(nn.Module):
         query, key, value = (
             unit(split_heads(Linear(c, name=name)(pixels), self.heads), -1) for name in ("query", "key", "value")
         )
-        y = jax.nn.dot_product_attention(query, key, value).reshape(x.shape)
+        y = self.attend(query, key, value).reshape(x.shape)
         return Linear(c, name="out")(y)
 
 
 class EDM2UNet(nn.Module):
     """A U-Net without norms or biases, whose layers keep the magnitude of what passes through them.
 
-    size, out_channels, channels, multipliers, blocks, num_labels, dropout, remat, dtype: as in UNet. The paper's
-    widths: XS 128, S 192, M 256, L 320, XL 384, XXL 448.
+    size, out_channels, channels, multipliers, blocks, num_labels, dropout, remat, dtype, attend: as in UNet. The
+    paper's widths: XS 128, S 192, M 256, L 320, XL 384, XXL 448.
     attention: sizes of the levels with attention after each block. The middle always has one.
     head_channels: channels of each head, 64 in the paper.
 
@@ -131,6 +132,7 @@ class EDM2UNet(nn.Module):
     dropout: float = 0.0
     remat: str = "none"
     dtype: str = "float32"
+    attend: Callable = jax.nn.dot_product_attention
 
     def __post_init__(self):
         super().__post_init__()
@@ -203,7 +205,7 @@ class EDM2UNet(nn.Module):
     @nn.nowrap
     def _block(self, told, dropout, name, x, width, down, attend=False, resample=same):
         heads = width // self.head_channels if attend else 0
-        return REMAT[self.remat](Block)(width, down, heads, dropout, resample, name=name)(x, told)
+        return REMAT[self.remat](Block)(width, down, heads, dropout, resample, self.attend, name=name)(x, told)
 
 
 def _check(net):

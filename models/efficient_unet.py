@@ -1,8 +1,10 @@
 """The Efficient U-Net of Imagen's super-resolution stages (Saharia et al. 2022, appendix B.1, figures A.27 to A.30)."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from models.conditioning import beside, check_told, embed, with_text
@@ -20,7 +22,7 @@ class EfficientUNet(nn.Module):
     attention: sizes of the levels that end in self-attention, with the text among keys and values.
     cross_attention: sizes of those that end in attention to the text alone, where there is one (256 to 1024).
     num_heads: of both, over twice the level's channels.
-    num_labels, text_encoder, dropout, groups, convention, remat, dtype: as in UNet.
+    num_labels, text_encoder, dropout, groups, convention, remat, dtype, attend: as in UNet.
 
     Each residual block of the way up is given one skip, scaled by 2^-1/2. Raises ValueError when constructed, so
     before any compilation, if fields contradict each other.
@@ -41,6 +43,7 @@ class EfficientUNet(nn.Module):
     convention: str = "adm"
     remat: str = "none"
     dtype: str = "float32"
+    attend: Callable = jax.nn.dot_product_attention
 
     def __post_init__(self):
         super().__post_init__()
@@ -84,7 +87,7 @@ class EfficientUNet(nn.Module):
 
     @property
     def _style(self):
-        return Style(CONVENTIONS[self.convention], self.groups, jnp.dtype(self.dtype))
+        return Style(CONVENTIONS[self.convention], self.groups, jnp.dtype(self.dtype), self.attend)
 
     @property
     def levels(self):

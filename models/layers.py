@@ -93,6 +93,7 @@ class Style:
     convention: Convention
     groups: int
     dtype: Any = jnp.float32
+    attend: Callable = jax.nn.dot_product_attention  # or what does the same work faster (training/flash.py)
 
     def norm(self, name, x, dtype=None):
         # Flax's variance is E[x^2] - E[x]^2 in float32: half the time of two passes over x, and off by
@@ -259,7 +260,8 @@ class Attention(nn.Module):
         )
         mask = None if text is None else jnp.concatenate(masks, 1)[:, None, None]
         # Logits and softmax are float32 under bfloat16 here, which an einsum of one's own must say.
-        y = jax.nn.dot_product_attention(query, key, value, mask=mask)
+        attend = style.attend if self.own else jax.nn.dot_product_attention  # which takes a text of no tokens
+        y = attend(query, key, value, mask=mask)
         if not self.own:
             y = jnp.where(mask.any(-1, keepdims=True), y, 0)  # no key at all is answered with the mean of all values
         return style.joined(x, style.dense("out", y.reshape(b, h, w, width), c, zero=True))

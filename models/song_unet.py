@@ -1,8 +1,10 @@
 """EDM's SongUNet in its DDPM++ form (Karras et al. 2022, arXiv 2206.00364; first Song et al. 2021)."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -29,8 +31,8 @@ CONVENTION = Convention(
 class SongUNet(nn.Module):
     """A U-Net whose sums are scaled by 2^-1/2, and that resamples inside of residual blocks.
 
-    size, out_channels, channels, multipliers, blocks, num_labels, dropout, remat, dtype: as in UNet, with one
-    difference: `channels` is the width of the embeddings, and the first level may have a multiple of it.
+    size, out_channels, channels, multipliers, blocks, num_labels, dropout, remat, dtype, attend: as in UNet, with
+    one difference: `channels` is the width of the embeddings, and the first level may have a multiple of it.
     attention: sizes of the levels with attention after each block on the way down, and after the last on the way up.
     The middle always has one. It has one head.
 
@@ -47,6 +49,7 @@ class SongUNet(nn.Module):
     dropout: float = 0.0
     remat: str = "none"
     dtype: str = "float32"
+    attend: Callable = jax.nn.dot_product_attention
 
     def __post_init__(self):
         super().__post_init__()
@@ -62,7 +65,7 @@ class SongUNet(nn.Module):
         """
         check_told(cond, self.num_labels, ("augment", "low_res", "known"), "song_unet")
         check_sides(self, x)
-        style, levels = Style(CONVENTION, 32, jnp.dtype(self.dtype)), self.levels
+        style, levels = Style(CONVENTION, 32, jnp.dtype(self.dtype), self.attend), self.levels
         resnet = partial(self._resnet, style, self._embed(style, noise_input, cond), train)
         attend = partial(self._attend, style)
 

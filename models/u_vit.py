@@ -3,9 +3,11 @@
 Another network than the U-ViT of Bao et al. 2022, which has the same name.
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from models.checks import check_levels, check_sides, check_values
@@ -17,9 +19,10 @@ from models.layers import CONVENTIONS, REMAT, ResBlock, Style, double, halve
 class UViT(nn.Module):
     """A U-Net whose last level, at 16x16 in the paper, is a transformer, and has most of the parameters.
 
-    size, out_channels, channels, multipliers, blocks, num_heads, num_labels, text_encoder, groups, remat, dtype: as in
-        UNet, of the levels above the last; level i has images of size / patch / 2^i, and blocks as many residual
-        blocks on either way, each given one skip. Levels are halved by means and doubled by nearest neighbours.
+    size, out_channels, channels, multipliers, blocks, num_heads, num_labels, text_encoder, groups, remat, dtype,
+        attend: as in UNet, of the levels above the last; level i has images of size / patch / 2^i, and blocks as many
+        residual blocks on either way, each given one skip. Levels are halved by means and doubled by nearest
+        neighbours.
     middle: transformer blocks of the last level. They are DiT's: the paper prints no details of its own.
     patch: side of the patches that the image is cut into first, for large images (the paper's downsampling).
     dropout: of the transformer alone, as the paper found best: not of high resolutions.
@@ -41,6 +44,7 @@ class UViT(nn.Module):
     groups: int = 32
     remat: str = "none"
     dtype: str = "float32"
+    attend: Callable = jax.nn.dot_product_attention
 
     def __post_init__(self):
         super().__post_init__()
@@ -54,7 +58,8 @@ class UViT(nn.Module):
         """
         takes = ("text", "tokens", "text_mask", "low_res", "known", "aug_level")
         check_told(cond, self.num_labels, takes, "u_vit")
-        style, levels = Style(CONVENTIONS["adm"], self.groups, jnp.dtype(self.dtype)), self.levels
+        style = Style(CONVENTIONS["adm"], self.groups, jnp.dtype(self.dtype), self.attend)
+        levels = self.levels
         cond = with_text(self.text_encoder, cond)
         told = embed(style, self.channels, self.num_labels, noise_input, cond)
         resnet = partial(self._resnet, style, told)

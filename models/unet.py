@@ -1,8 +1,10 @@
 """The U-Net of DDPM (Ho et al. 2020), of ADM (Dhariwal and Nichol 2021) and of Imagen's base: one module."""
 
+from collections.abc import Callable
 from functools import partial
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from models.checks import check_levels, check_sides, check_values
@@ -28,6 +30,7 @@ class UNet(nn.Module):
     remat: what the backward pass recomputes, for memory: 'none', 'dots' or 'blocks' (layers.REMAT).
     dtype: what the blocks compute in, 'float32' or 'bfloat16'. Parameters, norm statistics, the
         noise level's embedding and the output layer are float32 in both.
+    attend: attention's products and softmax (training/flash.py has others).
 
     Raises ValueError when constructed, so before any compilation, if fields contradict each other.
     """
@@ -49,6 +52,7 @@ class UNet(nn.Module):
     groups: int = 32
     remat: str = "none"
     dtype: str = "float32"
+    attend: Callable = jax.nn.dot_product_attention
 
     def __post_init__(self):
         super().__post_init__()
@@ -103,7 +107,7 @@ class UNet(nn.Module):
 
     @property
     def _style(self):
-        return Style(CONVENTIONS[self.convention], self.groups, jnp.dtype(self.dtype))
+        return Style(CONVENTIONS[self.convention], self.groups, jnp.dtype(self.dtype), self.attend)
 
     @property
     def levels(self):

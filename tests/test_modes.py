@@ -61,7 +61,8 @@ def test_a_config_survives_its_file(tmp_path):
 
 
 FREE = {"train.steps": 7, "data.path": "elsewhere", "checkpoint.every": 1, "log.every": 1, "sampling.steps": 9,
-        "optim.accumulate": 2, "model.remat": "blocks", "optim.max_skipped": 2, "ema.snapshot_every": 5}  # fmt: skip
+        "optim.accumulate": 2, "model.remat": "blocks", "model.flash": True, "optim.max_skipped": 2,
+        "ema.snapshot_every": 5}  # fmt: skip
 SHAPING = {"seed": 1, "train.batch_size": 32, "model.channels": 64, "optim.lr": 1.0, "task.drop": 0.2,
            "diffusion.weighting": "min_snr", "ema.warmup": False, "ema.sigma_rels": (0.05,), "data.name": "folder",
            "init_from": "x", "distill.teacher": "x"}  # fmt: skip
