@@ -22,6 +22,8 @@ from training import sharding
 from training.chips import CHIPS, Slice
 from training.metrics import write_json
 
+FORMAT = "2"  # of a report: those of another are not read
+
 
 def compiled(config, slice_: Slice, seconds: float, cache: str) -> dict:
     """The facts of `report`. Raises ValueError, in one line, for what cannot be compiled, or not in so many seconds."""
@@ -70,7 +72,8 @@ def report(config, slice_: Slice, cache: epath.Path) -> dict:
     began = time.perf_counter()
     lowered = built.train_step.lower(built.abstract, built.abstract_frozen, batch)
     versions = [importlib.metadata.version(name) for name in ("jax", "libtpu")]
-    key = hashlib.sha256("\n".join([str(slice_), *versions, lowered.as_text()]).encode()).hexdigest()[:20]
+    said = [FORMAT, str(slice_), *versions, lowered.as_text()]
+    key = hashlib.sha256("\n".join(said).encode()).hexdigest()[:20]
     path = cache / f"{slice_.chip}_{key}.json"
     if path.exists():
         return json.loads(path.read_text())
@@ -91,6 +94,7 @@ def report(config, slice_: Slice, cache: epath.Path) -> dict:
         },
         "compiler_flops": cost["flops"],
         "bytes_accessed": cost["bytes accessed"],
+        "hbm_bytes": hbm_bytes(text),
         "loops": loops(text),
         "collectives": collectives(text),
     }
@@ -133,6 +137,67 @@ def size_of(match) -> int:
 def shape_bytes(kind: str, sides: str) -> int:
     bits = BITS.search(kind)
     return math.prod(map(int, filter(None, sides.split(",")))) * (int(bits[0]) if bits else 8) // 8
+
+
+INSIDE = re.compile(r"S\([1-9]\)")  # a memory space of the chip's own, in a layout
+SHAPE = re.compile(r"([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
+OPERATION = re.compile(r"(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shapes>.*?) (?P<kind>[a-z][\w-]*)\((?P<operands>[^)]*)\)")
+# Operations that move nothing, and custom calls that only say how memory is laid out.
+VIEWS = {"parameter", "get-tuple-element", "tuple", "bitcast", "constant", "while", "opt-barrier", "after-all"}
+VIEWS |= {"partition-id", "copy-done", "slice-done", "all-gather-done", "all-reduce-done", "collective-permute-done"}
+LAYOUTS = ('custom_call_target="ConcatBitcast"', 'custom_call_target="AllocateBuffer"')
+
+
+def hbm_bytes(text: str) -> int:
+    """What a step of a compiled program reads from a chip's main memory (HBM) and writes there.
+
+    The operands and results of every operation, each once, padded as they lie, but for those that the compiler has put
+    into the chip's own memory (VMEM and its like). Its "bytes accessed" count those too, and what is moved from one to
+    the other at both ends. A loop's operations count as often as it turns.
+    """
+    found, turns = computations(text), trips(text)
+    bodies = {callee for lines in found.values() for line in lines for callee in re.findall(r"body=%?([\w.-]+)", line)}
+    runs = {name: turns.get(name, 1) for name in (*bodies, entry(text))}
+    return sum(times * sum(moved(found[name])) for name, times in runs.items())
+
+
+def entry(text: str) -> str:
+    return re.search(r"^ENTRY %?([\w.-]+)", text, re.MULTILINE)[1]
+
+
+def moved(lines: list[str]):
+    """The bytes of each operation of a computation that are read from main memory or written there."""
+    known = {}
+    for line in lines:
+        if not (match := OPERATION.match(line)):
+            continue
+        shapes = SHAPE.findall(match["shapes"])
+        known[match["name"]] = shapes
+        if match["kind"] in VIEWS or any(layout in line for layout in LAYOUTS):
+            continue
+        if match["kind"] in ("copy-start", "slice-start"):  # of the source no more is read than what is written
+            source, target = ends(match["kind"], [shape for shape in shapes if shape[1]])
+            amount = laid_out_bytes(*target)
+            yield sum(amount for end in (source, target) if not INSIDE.search(end[2]))
+            continue
+        operands = [shape for name in re.findall(r"%([\w.-]+)", match["operands"]) for shape in known.get(name, ())]
+        yield sum(laid_out_bytes(*shape) for shape in (*shapes, *operands) if not INSIDE.search(shape[2]))
+
+
+def ends(kind: str, shapes: list) -> tuple:
+    """(source, target) of a transfer, whose result names both."""
+    return (shapes[1], shapes[0]) if kind == "copy-start" else (shapes[0], shapes[-1])
+
+
+def laid_out_bytes(kind: str, sides: str, layout: str) -> int:
+    """Bytes of an array as it lies: its last axes in memory are filled up to whole tiles, '1,0:T(8,128)'."""
+    shape = [int(side) for side in sides.split(",") if side]
+    order, _, tiles = layout.partition(":")
+    tile = re.match(r"T\(([\d,]+)\)", tiles)
+    for axis, size in zip(order.split(","), reversed(tile[1].split(",")) if tile else ()):
+        if axis:
+            shape[int(axis)] = -(-shape[int(axis)] // int(size)) * int(size)
+    return shape_bytes(kind, ",".join(map(str, shape)))
 
 
 def computations(text: str) -> dict[str, list[str]]:

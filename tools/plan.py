@@ -151,14 +151,15 @@ def known(facts: dict, found: Estimate, slice_: Slice, config) -> list[str]:
     chip, held = CHIPS[slice_.chip], facts["memory"]
     moved = "  ".join(f"{kind} {one['count']} of {size(one['bytes'])}" for kind, one in facts["collectives"].items())
     sent_time = sum(one["bytes"] for one in facts["collectives"].values()) / chip.interconnect
-    bounds = times(found, slice_) | {"memory": facts["bytes_accessed"] / chip.bandwidth, "interconnect": sent_time}
+    bounds = times(found, slice_) | {"memory": facts["hbm_bytes"] / chip.bandwidth, "interconnect": sent_time}
     versions = " ".join(f"{name} {version}" for name, version in facts["versions"].items())
     return [
         f"compiled for {slice_} in {facts['compile_seconds']:.0f} s (lowered in {facts['lower_seconds']:.0f} s; "
         f"{versions}):",
         "memory a chip  " + "  ".join(f"{name} {size(amount)}" for name, amount in held.items())
         + f"  (peak over {size(chip.memory)}: {held['peak'] / chip.memory:.0%})",
-        f"bytes accessed {size(facts['bytes_accessed'])} (estimated {size(found.traffic)})  compiler's FLOPs "
+        f"to and from HBM {size(facts['hbm_bytes'])} (estimated {size(found.traffic)}; bytes accessed, on-chip memory "
+        f"included: {size(facts['bytes_accessed'])})  compiler's FLOPs "
         f"{facts['compiler_flops'] / 1e12:.3g} T a chip (model's {found.operations / slice_.chips / 1e12:.3g} T)"
         + (f"; a loop's body counts once in both, turns {facts['loops']}" if facts["loops"] else ""),
         f"collectives a step  {moved or 'none'}",

@@ -127,6 +127,50 @@ def test_collectives_are_read_from_a_program_loops_and_parts_included():
     assert ahead.loops(HLO) == [5]
 
 
+# Arrays as a TPU's compiler lays them: S(1) is on the chip, S(6) scalar memory, S(2) flags; the rest is main memory.
+MOVES = """HloModule moves
+
+%fused (p: bf16[16,64]) -> bf16[16,64] {
+  %p = bf16[16,64]{1,0:T(8,128)(2,1)} parameter(0)
+  ROOT %n = bf16[16,64]{1,0:T(8,128)(2,1)} negate(%p)
+}
+
+%body (state: (s32[], f32[8,128])) -> (s32[], f32[8,128]) {
+  %state = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%state), index=0
+  %x = f32[8,128]{1,0:T(8,128)} get-tuple-element(%state), index=1
+  %y = f32[8,128]{1,0:T(8,128)S(1)} fusion(%x), kind=kLoop, calls=%fused
+  %z = f32[8,128]{1,0:T(8,128)} fusion(%y), kind=kLoop, calls=%fused
+  ROOT %next = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) tuple(%i, %z)
+}
+
+ENTRY %main (a: bf16[16,64], b: f32[32,128], c: (s32[], f32[8,128])) -> bf16[16,64] {
+  %a = bf16[16,64]{1,0:T(8,128)(2,1)} parameter(0)
+  %b = f32[32,128]{1,0:T(8,128)} parameter(1)
+  %c = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) parameter(2)
+  %d = bf16[16,64]{1,0:T(8,128)(2,1)S(1)} fusion(%a), kind=kLoop, calls=%fused
+  %e = bf16[16,64]{0,1:T(8,128)(2,1)} fusion(%d, %a), kind=kLoop, calls=%fused
+  %f = ((f32[32,128]{1,0:T(8,128)}), f32[8,128]{1,0:T(8,128)S(1)}, s32[]{:S(2)}) slice-start(%b), slice={[0:8], [0:128]}
+  %g = f32[8,128]{1,0:T(8,128)S(1)} slice-done(%f)
+  %h = f32[8,128]{1,0:T(8,128)S(1)} custom-call(%g), custom_call_target="ConcatBitcast"
+  %j = (f32[32,128]{1,0:T(8,128)S(1)}, f32[32,128]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%b)
+  %k = f32[32,128]{1,0:T(8,128)S(1)} copy-done(%j)
+  %w = (s32[]{:T(128)}, f32[8,128]{1,0:T(8,128)}) while(%c), body=%body, backend_config={"known_trip_count":{"n":"3"}}
+  ROOT %r = bf16[16,64]{1,0:T(8,128)(2,1)} fusion(%e, %h, %k), kind=kLoop, calls=%fused
+}
+"""
+
+
+def test_what_a_step_moves_is_what_lies_outside_of_the_chip_padded_and_loops_included():
+    wide, tall = 2 * 16 * 128, 2 * 128 * 64  # as rows of 128, and as columns of 128
+    assert ahead.laid_out_bytes("bf16", "16,64", "1,0:T(8,128)(2,1)") == wide
+    assert ahead.laid_out_bytes("bf16", "16,64", "0,1:T(8,128)(2,1)") == tall
+    assert ahead.laid_out_bytes("f32", "", ":T(128)") == 4 and ahead.laid_out_bytes("pred", "3", "") == 3
+    d, e, r = wide, tall + wide, tall + wide
+    loop = 3 * 2 * 4 * 8 * 128
+    assert ahead.hbm_bytes(MOVES) == d + e + r + 4 * 8 * 128 + 4 * 32 * 128 + loop
+
+
 def test_without_libtpu_compiling_says_what_to_install(monkeypatch):
     def absent(name):
         raise importlib.metadata.PackageNotFoundError(name)
@@ -143,6 +187,7 @@ def test_a_compilation_is_stopped_in_time_and_kept_by_program(tmp_path):
         ahead.compiled(config(), slice_, 1.0, str(tmp_path))
     facts = ahead.compiled(config(), slice_, 300.0, str(tmp_path))
     assert facts["memory"]["arguments"] > 4 * 4 * 163_585 and facts["bytes_accessed"] > 1e6
+    assert facts["memory"]["arguments"] < facts["hbm_bytes"]
     assert facts["collectives"]["all-reduce"]["bytes"] >= 4 * 163_585
     assert ahead.compiled(config(), slice_, 60.0, str(tmp_path)) == facts
     assert len(list(tmp_path.glob("*.json"))) == 1
