@@ -26,8 +26,11 @@ def build(parts: Parts) -> Family:
     config, task = parts.config, parts.task
     mathematics = build_mathematics(config)
     module = build_network(parts)
-    apply, init_network = applied(module), functools.partial(initialised, module, parts)
-    apply = sharding.gathering(parts.mesh, apply, again=config.model.remat == "none")
+    init_network = functools.partial(initialised, module, parts)
+    gathering = functools.partial(sharding.gathering, parts.mesh, again=config.model.remat == "none")
+    apply = gathering(applied(module))
+    # Likelihoods and some edits want derivatives along a direction (jvp), which kernels of attention have not.
+    differentiable = gathering(applied(module.clone(attend=jax.nn.dot_product_attention)))
     of, schedule = mathematics.of, mathematics.initial.schedule
     times = build_times(config, schedule)
     strata = config.train.batch_size if config.diffusion.stratified else 0
@@ -37,24 +40,26 @@ def build(parts: Parts) -> Family:
     def init(key):
         return init_network(key) | mathematics.init(jax.random.fold_in(key, LEARNED_PARTS))
 
-    def denoiser(params, frozen, cond):
+    def denoiser(apply, params, frozen, cond):
         now = of(params)
         return prediction.denoiser(functools.partial(apply, params), cond, now.schedule, now.parameterisation)
+
+    sampling, smooth = functools.partial(denoiser, apply), functools.partial(denoiser, differentiable)
 
     def calls(settings):
         plan_of(config, settings, schedule)
         return network_calls(settings, schedule)
 
     calls(settings_of(config))
-    edits = build_edits(config, task, parts.task_at, of, schedule, denoiser, parts.whole)
+    edits = build_edits(config, task, parts.task_at, of, schedule, smooth, parts.whole)
     return Family(
         init=init,
         objective=diffusion_objective(apply, task, of, times, strata, **asked),
         validation=validation_losses(apply, task, of, times, config.evaluation.validation_draws),
-        sample=build_sample(config, task, of, denoiser, parts.whole),
+        sample=build_sample(config, task, of, sampling, parts.whole),
         calls=calls,
         schedule=lambda params: of(params).schedule,
-        denoiser=denoiser,
+        denoiser=smooth,
         edits=None if config.latent.encoder else edits,
         project=getattr(module, "project", lambda params: params),
     )

@@ -159,3 +159,15 @@ def test_it_wants_half_precision_and_a_network_with_attention():
     made.model.flash = True
     with pytest.raises(ValueError, match="model.flash=True is not taken by model.name=vae"):
         build(made)
+
+
+def test_a_likelihoods_directions_go_through_dot_product_attention(monkeypatch):
+    """Forward-mode derivatives, which the kernel has not."""
+    monkeypatch.setitem(flash.KERNELS, "cpu", flash.on_tpu)
+    built = build(config("unet"), sharding.data_mesh(jax.devices()[:1]))
+    x, t = jnp.zeros((1, 16, 16, 1)), jnp.full((1,), 0.5)
+
+    def along(params, x):
+        return jax.jvp(lambda x: built.denoiser(params, None, {})(x, t).x0, (x,), (x,))[1]
+
+    assert not kernels(along, built.abstract.params, x)
