@@ -87,6 +87,7 @@ def build(config, mesh=None) -> Experiment:
     sharding.check_used(mesh, shapes.params)
     make_state = jax.jit(make_state, out_shardings=placed, compiler_options=RUNS_ONCE.get(jax.default_backend()))
     train_step = make_train_step(family.objective, update, config.optim.accumulate)
+    options = SIDE_BY_SIDE.get(sharding.platform(mesh))
     source = build_source(config, encoder, family.check)
     abstract = sharding.laid_out(shapes, placed)
     frozen, abstract_frozen = with_teacher(config, frozen, abstract_frozen, abstract.params)
@@ -104,7 +105,7 @@ def build(config, mesh=None) -> Experiment:
         abstract_frozen=abstract_frozen,
         init=init,
         abstract=abstract,
-        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(placed, whole)),
+        train_step=jax.jit(train_step, donate_argnums=0, out_shardings=(placed, whole), compiler_options=options),
         metric_labels=family.objective.labels,
         validation_loss=family.validation and build_validation(config, source, mesh, family.validation),
         sample=family.sample,
@@ -118,6 +119,8 @@ def build(config, mesh=None) -> Experiment:
 
 # Initialisers run once: optimising them took a CPU longer than anything else before the first step.
 RUNS_ONCE = {"cpu": {"xla_backend_optimization_level": 0}}
+# Operations that do not need each other run at once: a train step is a tenth to a sixth faster on two cores.
+SIDE_BY_SIDE = {"cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_CONCURRENCY_OPTIMIZED"}}
 
 
 def build_text(config) -> text.TextEncoder | None:

@@ -9,7 +9,6 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AbstractMesh
 from jax.sharding import PartitionSpec as P
 
 from training import sharding
@@ -26,7 +25,7 @@ def attention(mesh) -> Callable:
     devices, or none (a mesh of shapes alone), dot_product_attention, so that what a pod trained samples on a laptop.
     So do shapes that a kernel does not work on, or is not worth: see `fits_tpu` and `fits_gpu`.
     """
-    platform = "none" if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0].platform
+    platform = sharding.platform(mesh)
     return KERNELS[platform](mesh) if platform in KERNELS else jax.nn.dot_product_attention
 
 

@@ -69,6 +69,11 @@ def abstract_mesh(asked: dict[str, int], devices: int) -> AbstractMesh:
     return AbstractMesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+def platform(mesh: Mesh | AbstractMesh) -> str:
+    """'cpu', 'gpu' or 'tpu'; 'none' for a mesh without devices."""
+    return "none" if isinstance(mesh, AbstractMesh) else mesh.devices.flat[0].platform
+
+
 def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, P())
 
