@@ -1,9 +1,9 @@
-"""Images a second through the input path, beside what a host of eight chips would take.
+"""Images a second through the input path, beside what a host of eight v5e chips and one H200 would take.
 
     python -m benchmarks.input [--seconds=3] [--batch_size=128]
 
-The images are generated: smooth noise, which compresses as photographs do. What a host takes is an
-assumption: eight v5e chips at 40% of their bfloat16 peak.
+The images are generated: smooth noise, which compresses as photographs do. What chips take is the plan's assumption:
+the published network of that size at 40% of their bfloat16 peak (tools/estimate.USUAL).
 """
 
 import os
@@ -16,12 +16,16 @@ import numpy as np
 from absl import flags
 from PIL import Image
 
+from configs import cifar10, imagenet64
+from experiment import model_flops
 from input_pipeline import DATASETS, train_batches
+from tools.estimate import USUAL
 from tools.pack import pack
+from training.chips import CHIPS
 
 IMAGES = 4096
-PEAK, CHIPS, UTILISATION = 197e12, 8, 0.4  # v5e, bfloat16 FLOP/s
-TRAIN_FLOPS = {32: ("CIFAR-10, 35.7M", 35e9), 64: ("ImageNet 64, 296M", 578e9)}  # an image, forward and back
+NETWORKS = {32: cifar10, 64: imagenet64}  # by the side of their images
+TAKERS = {"8 v5e take": ("v5e", 8), "an H200 takes": ("h200", 1)}
 
 FLAGS = flags.FlagValues()
 flags.DEFINE_float("seconds", 3.0, "How long each case runs.", flag_values=FLAGS)
@@ -68,12 +72,15 @@ def sources(root: Path, size: int) -> dict:
 def main(argv: list[str]) -> None:
     FLAGS(argv)
     print(f"{os.cpu_count()} CPU cores, batch {FLAGS.batch_size}, {FLAGS.seconds:g} s a case; images/s")
-    for size, (network, flops) in TRAIN_FLOPS.items():
+    for size, network in NETWORKS.items():
+        config = network.get_config()
+        each = model_flops(config) / config.train.batch_size
         with tempfile.TemporaryDirectory() as root:
             for name, source in sources(Path(root), size).items():
                 print(f"{size}x{size}  {name:14} {rate(source, FLAGS.batch_size, FLAGS.seconds):12,.0f}")
-        wanted = CHIPS * PEAK * UTILISATION / flops
-        print(f"{size}x{size}  {'8 v5e take':14} {wanted:12,.0f}   {network}, {UTILISATION:.0%} of peak")
+        for name, (chip, count) in TAKERS.items():
+            taken = count * CHIPS[chip].flops * USUAL / each
+            print(f"{size}x{size}  {name:14} {taken:12,.0f}   {network.__name__}, {USUAL:.0%} of the peak")
 
 
 if __name__ == "__main__":

@@ -138,9 +138,9 @@ class Style:
         return dict(kernel_init=convention.kernel_init, bias_init=convention.bias_init(fan_in))
 
 
-def heavy(primitive, *_, **__) -> bool:
-    """The results that REMAT['dots'] keeps: of what costs arithmetic."""
-    return primitive.name in ("dot_general", "conv_general_dilated")
+def heavy(primitive, *_, **params) -> bool:
+    """The results that REMAT['dots'] keeps: of what costs arithmetic, training/flash.py's kernel included."""
+    return primitive.name in ("dot_general", "conv_general_dilated") or params.get("name") == "attended"
 
 
 # What of each block the backward pass computes again rather than keeps: nothing, all but the block's input, or norms

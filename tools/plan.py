@@ -161,7 +161,7 @@ def known(facts: dict, found: Estimate, slice_: Slice, config) -> list[str]:
         f"to and from HBM {size(facts['hbm_bytes'])} (estimated {size(found.traffic)}; bytes accessed, on-chip memory "
         f"included: {size(facts['bytes_accessed'])})  compiler's FLOPs "
         f"{facts['compiler_flops'] / 1e12:.3g} T a chip (model's {found.operations / slice_.chips / 1e12:.3g} T)"
-        + (f"; a loop's body counts once in both, turns {facts['loops']}" if facts["loops"] else ""),
+        + (f"; a loop's body counts once in these two, turns {facts['loops']}" if facts["loops"] else ""),
         f"collectives a step  {moved or 'none'}",
         "least time a step  " + "  ".join(f"{what} {milli(seconds)}" for what, seconds in bounds.items()),
         f"  at the peaks      {pace(config, max(bounds.values()), slice_)}",

@@ -16,6 +16,8 @@ from training import sharding
 LANES = 128  # tokens come to a TPU's kernel in multiples of this
 FEWEST = 256  # tokens; with fewer there is little to gain
 LARGEST = 1152  # tokens of a block: 32x32 pixels and 128 of a text
+LARGEST_WIDE = 512  # the same of heads wider than 128, whose blocks would not fit into a v5e's scratch memory
+WIDEST = 512  # of a head, for which blocks of 512 fit
 
 
 def attention(mesh) -> Callable:
@@ -23,75 +25,82 @@ def attention(mesh) -> Callable:
 
     mask: [b 1 1 m] bool, with a key for every query. On a TPU JAX's splash kernel, on a GPU cuDNN's, and on other
     devices, or none (a mesh of shapes alone), dot_product_attention, so that what a pod trained samples on a laptop.
-    So do shapes that a kernel does not work on, or is not worth: see `fits_tpu` and `fits_gpu`.
+    So do shapes that a kernel does not work on, or is not worth: see `fits_tpu` and `fits_gpu`. Kernels have no
+    forward-mode derivatives (jvp). On a TPU the query is scaled before the product, and rounded to its type.
     """
     platform = sharding.platform(mesh)
     return KERNELS[platform](mesh) if platform in KERNELS else jax.nn.dot_product_attention
 
 
-def fits_tpu(mesh, query, key) -> bool:
-    """A batch that divides over the mesh, and 256 tokens or more, those of the query a multiple of 128."""
+def fits_tpu(query, key) -> bool:
+    """256 tokens or more, those of the query a multiple of 128, and heads not wider than 512."""
     length = query.shape[1]
-    whole = len(query) % sharding.batch_parts(mesh) == 0 and length % LANES == 0
-    return whole and min(length, key.shape[1]) >= FEWEST
+    return length % LANES == 0 and min(length, key.shape[1]) >= FEWEST and query.shape[-1] <= WIDEST
 
 
 def fits_gpu(query, key) -> bool:
-    """Heads whose width is a multiple of 8, up to 128."""
-    return query.shape[-1] % 8 == 0 and query.shape[-1] <= 128
+    """Heads whose width is a multiple of 8, up to 128, and even numbers of tokens."""
+    width = query.shape[-1]
+    return width % 8 == 0 and width <= 128 and query.shape[1] % 2 == key.shape[1] % 2 == 0
 
 
 def on_gpu(mesh) -> Callable:
-    def attend(query, key, value, mask=None):
-        kernel = "cudnn" if fits_gpu(query, key) else "xla"
-        return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation=kernel)
-
-    return attend
+    return over_devices(mesh, fits_gpu, cudnn)
 
 
 def on_tpu(mesh, interpret: bool = False) -> Callable:
     """interpret: the kernel as ordinary operations, on any device, for tests."""
-
-    def attend(query, key, value, mask=None):
-        if not fits_tpu(mesh, query, key):
-            return jax.nn.dot_product_attention(query, key, value, mask=mask)
-        if mask is None:
-            mask = jnp.ones((len(key), 1, 1, key.shape[1]), bool)
-        heads = "tensor" if query.shape[2] % mesh.shape["tensor"] == 0 else None
-        split, batch = P(*sharding.BATCH, None, heads, None), P(*sharding.BATCH, None)
-        local = jax.shard_map(
-            partial(one_device, interpret),
-            mesh=mesh,
-            in_specs=(split, split, split, batch),
-            out_specs=split,
-            check_vma=False,
-        )
-        return local(query, key, value, mask[:, 0, 0])
-
-    return attend
+    return over_devices(mesh, fits_tpu, partial(splash, interpret))
 
 
 KERNELS = {"tpu": on_tpu, "gpu": on_gpu}
 
 
-def one_device(interpret: bool, query, key, value, mask):
-    """attention's arrays, and its mask as [b m], on the device that holds them all.
+def over_devices(mesh, fits: Callable, kernel: Callable) -> Callable:
+    """Attention by `kernel` on each device's own images and heads, where the shapes fit and the mesh divides the batch.
 
-    Keys are filled up to a multiple of 128 with some that are masked. Tokens are last in memory: a head is narrower
-    than the 128 lanes that the last axis takes up in any case. One kernel is the whole backward pass.
+    kernel: (query, key, value, mask [b m] bool or none) -> [b l h d], on one device.
+    """
+
+    def attend(query, key, value, mask=None):
+        if len(query) % sharding.batch_parts(mesh) or not fits(query, key):
+            return jax.nn.dot_product_attention(query, key, value, mask=mask)
+        heads = "tensor" if query.shape[2] % mesh.shape["tensor"] == 0 else None
+        split = P(*sharding.BATCH, None, heads, None)
+        given, places = (query, key, value), (split, split, split)
+        if mask is not None:
+            given, places = (*given, mask[:, 0, 0]), (*places, P(*sharding.BATCH, None))
+        return jax.shard_map(kernel, mesh=mesh, in_specs=places, out_specs=split, check_vma=False)(*given)
+
+    return attend
+
+
+def cudnn(query, key, value, mask=None):
+    if mask is not None:  # cuDNN wants one for each query
+        mask = jnp.broadcast_to(mask[:, None, None], (len(key), 1, query.shape[1], key.shape[1]))
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="cudnn")
+
+
+def splash(interpret: bool, query, key, value, mask=None):
+    """Keys are filled up to whole blocks with some that are masked.
+
+    Tokens are last in memory: a head is narrower than the 128 lanes that the last axis takes up in any case. One
+    kernel is the whole backward pass.
     """
     # Imported where it is used: Pallas takes as long as all of Flax, and only a TPU wants it.
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as splash
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
 
-    more = -key.shape[1] % LANES
+    largest = LARGEST if query.shape[-1] <= LANES else LARGEST_WIDE
+    rows, columns = row_block(query.shape[1], largest), key_block(key.shape[1], largest)
+    mask = jnp.ones(key.shape[:2], bool) if mask is None else mask
+    more = -key.shape[1] % columns
     key, value = (jnp.pad(x, ((0, 0), (0, more), (0, 0), (0, 0))) for x in (key, value))
     mask = jnp.pad(mask, ((0, 0), (0, more)))
-    rows, columns = block(query.shape[1]), block(key.shape[1])
-    last = splash.QKVLayout.SEQ_MINOR
-    kernel = splash.make_splash_mha_single_device(
+    last = kernels.QKVLayout.SEQ_MINOR
+    kernel = kernels.make_splash_mha_single_device(
         masks.MultiHeadMask([masks.FullMask((query.shape[1], key.shape[1]))] * query.shape[2]),
-        block_sizes=splash.BlockSizes(
+        block_sizes=kernels.BlockSizes(
             block_q=rows,
             block_kv=columns,
             block_q_dkv=rows,
@@ -101,15 +110,26 @@ def one_device(interpret: bool, query, key, value, mask):
             k_layout=last,
             v_layout=last,
         ),
-        residual_checkpoint_name="attended",
+        residual_checkpoint_name="attended",  # which models/layers.heavy keeps
         interpret=interpret,
     )
     query = (query * query.shape[-1] ** -0.5).astype(query.dtype)
     query, key, value = (x.swapaxes(1, 2) for x in (query, key, value))
-    ids = splash.SegmentIds(q=jnp.ones((len(query), query.shape[2]), jnp.int32), kv=mask.astype(jnp.int32))
+    ids = kernels.SegmentIds(q=jnp.ones((len(query), query.shape[2]), jnp.int32), kv=mask.astype(jnp.int32))
     return jax.vmap(kernel)(query, key, value, ids).swapaxes(1, 2)
 
 
-def block(tokens: int) -> int:
-    """The largest part of so many tokens, a multiple of 128, that is a multiple of 128 itself and not above LARGEST."""
-    return max(size for size in range(LANES, min(tokens, LARGEST) + 1, LANES) if tokens % size == 0)
+def row_block(tokens: int, largest: int) -> int:
+    """The largest multiple of 128 that divides so many tokens, a multiple of 128 too, and is not above `largest`."""
+    return max(size for size in range(LANES, min(tokens, largest) + 1, LANES) if tokens % size == 0)
+
+
+def key_block(tokens: int, largest: int) -> int:
+    """The multiple of 128 up to `largest` whose multiple adds the fewest to so many tokens; the largest of such.
+
+    Keys that do not fit one block come in blocks of 512 or more, or of `largest`.
+    """
+    if tokens <= largest:
+        return sharding.round_up(tokens, LANES)
+    sizes = range(min(512, largest), largest + 1, LANES)
+    return min(sizes, key=lambda size: (sharding.round_up(tokens, size), -size))

@@ -1,14 +1,18 @@
 """Attention by a TPU's kernel, over a mesh: dot_product_attention's numbers. Here it runs as ordinary operations."""
 
+import re
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax._src.ad_checkpoint import name_p
+from jax._src.cudnn import fused_attention_stablehlo
 
 from configs import base, cifar10_vae
 from experiment import abstract_batch, build
+from models.layers import heavy
 from training import flash, sharding
 
 MESHES = ({"data": 8, "fsdp": 1, "tensor": 1}, {"data": 2, "fsdp": 2, "tensor": 2}, {"data": 1, "fsdp": 4, "tensor": 2})
@@ -65,28 +69,35 @@ def test_without_a_mask_every_key_counts():
 
 
 def test_many_blocks_add_up(monkeypatch):
-    monkeypatch.setattr(flash, "LARGEST", 128)
+    monkeypatch.setattr(flash, "LARGEST", 256)
     attend, given = flash.on_tpu(sharding.data_mesh(), interpret=True), arrays(8, 384, 640)
     for own, other in zip(results(attend, *given), results(jax.nn.dot_product_attention, *given), strict=True):
         np.testing.assert_allclose(own, other, atol=4e-6 * float(jnp.abs(other).max()))
 
 
-SHAPES = [(8, 256, 256, True), (16, 1024, 1152, True), (1, 256, 256, False), (12, 256, 256, False),
-          (8, 64, 256, False), (8, 256, 77, False), (8, 324, 324, False)]  # fmt: skip
+SHAPES = [(8, 256, 256, 16, True), (16, 1024, 1152, 64, True), (1, 256, 256, 16, False), (12, 256, 256, 16, False),
+          (8, 64, 256, 16, False), (8, 256, 77, 16, False), (8, 324, 324, 16, False), (8, 1024, 1024, 512, True),
+          (8, 256, 256, 768, False)]  # fmt: skip
 
 
-@pytest.mark.parametrize("images, pixels, keys, fits", SHAPES)
-def test_shapes_that_the_kernel_is_not_for_are_dot_product_attentions(images, pixels, keys, fits):
-    given = [jax.ShapeDtypeStruct((images, n, 2, 16), jnp.bfloat16) for n in (pixels, keys, keys)]
+@pytest.mark.parametrize("images, pixels, keys, width, fits", SHAPES)
+def test_shapes_that_the_kernel_is_not_for_are_dot_product_attentions(images, pixels, keys, width, fits):
+    given = [jax.ShapeDtypeStruct((images, n, 2, width), jnp.bfloat16) for n in (pixels, keys, keys)]
     assert kernels(flash.on_tpu(sharding.data_mesh()), *given) == fits
 
 
-BLOCKS = [(128, 128), (256, 256), (1024, 1024), (1152, 1152), (2304, 1152), (4096, 1024), (4224, 384)]
+@pytest.mark.parametrize("tokens, size", [(128, 128), (1024, 1024), (1152, 1152), (2304, 1152), (4096, 1024)])
+def test_blocks_of_queries_divide_them(tokens, size):
+    assert flash.row_block(tokens, flash.LARGEST) == size
 
 
-@pytest.mark.parametrize("tokens, size", BLOCKS)
-def test_blocks_divide_the_tokens(tokens, size):
-    assert flash.block(tokens) == size
+BLOCKS = [(77, 128, 1152), (1025, 1152, 1152), (1357, 768, 1152), (4096, 1024, 1152), (4224, 896, 1152)]
+BLOCKS += [(600, 512, 512)]
+
+
+@pytest.mark.parametrize("tokens, size, largest", BLOCKS)
+def test_blocks_of_keys_add_little_to_them_and_are_not_small(tokens, size, largest):
+    assert flash.key_block(tokens, largest) == size
 
 
 def test_other_devices_and_shapes_alone_take_dot_product_attention():
@@ -96,10 +107,24 @@ def test_other_devices_and_shapes_alone_take_dot_product_attention():
         assert flash.attention(mesh) is jax.nn.dot_product_attention
 
 
-@pytest.mark.parametrize("width, fits", [(64, True), (128, True), (160, False), (20, False)])
-def test_a_gpus_kernel_takes_narrow_heads(width, fits):
-    query = jax.ShapeDtypeStruct((8, 256, 2, width), jnp.bfloat16)
-    assert flash.fits_gpu(query, query) == fits
+HEADS = [(256, 256, 64, True), (256, 384, 128, True), (256, 256, 160, False), (256, 256, 20, False),
+         (81, 81, 64, False), (64, 77, 64, False)]  # fmt: skip
+
+
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("pixels, keys, width, fits", HEADS)
+def test_a_gpus_kernel_is_given_what_jax_says_that_it_takes(pixels, keys, width, fits, masked, monkeypatch):
+    """JAX's own checks of shapes and types, at the newest cuDNN; without a GPU no more can be said."""
+    monkeypatch.setattr(fused_attention_stablehlo, "check_cudnn_version", lambda: 91300)
+    given = [jax.ShapeDtypeStruct((8, n, 2, width), jnp.bfloat16) for n in (pixels, keys, keys)]
+    mask = jnp.ones((8, 1, 1, keys), bool) if masked else None
+
+    attend = flash.on_gpu(sharding.data_mesh())
+
+    def gradient(query, key, value):
+        return jax.grad(lambda query: attend(query, key, value, mask=mask).sum().astype(jnp.float32))(query)
+
+    assert ("dot_product_attention_bwd" in str(jax.make_jaxpr(gradient)(*given))) == fits
 
 
 FIELDS = {
@@ -110,6 +135,14 @@ FIELDS = {
     "dit": dict(channels=16, blocks=1, patch=1, num_heads=2),
     "u_vit": dict(channels=16, multipliers=(1,), blocks=1, middle=1, num_heads=2, groups=4),
 }
+
+
+def test_remat_of_dots_keeps_what_the_kernel_gave():
+    """Its output and its sums, by the name that it gives them: the backward pass then need not run the forward's."""
+    attend, given = flash.on_tpu(sharding.data_mesh()), arrays(8, 256, 256)[:3]
+    program = str(jax.make_jaxpr(jax.grad(lambda *given: attend(*given).sum()))(*given))
+    assert re.findall(r"\bname\[name=(\w+)\]", program) == ["attended"] * 2
+    assert heavy(name_p, name="attended") and not heavy(name_p, name="doubled")
 
 
 def config(name):

@@ -10,7 +10,7 @@ from problem import equal
 
 from configs import digits
 from experiment import abstract_batch, build
-from tools.ahead import collectives
+from tools import hlo
 from training import flops, optim, sharding
 from training.checkpoint import Checkpoints
 
@@ -89,13 +89,13 @@ def test_fsdp_moves_what_theory_says(runs):
     whole = sum(size.values()) - parts
     assert parts > 10 * whole
     # The sinusoid before time_1 has no parameters: no gradient goes there, so its kernel is not needed backward.
-    moved = collectives(run.program.as_text())
+    moved = hlo.collective_bytes(hlo.parse(run.program.as_text()))
     assert moved.keys() == {"all-gather", "all-reduce"}
     assert moved["all-gather"]["bytes"] == 2 * parts - size["time_1/kernel"]
     # A CPU has no reduce-scatter: whole gradients are summed over fsdp, and their quarters over data.
     metrics = sum(np.asarray(x).nbytes for x in jax.tree.leaves(run.sums))
     assert parts + parts / 4 + whole <= moved["all-reduce"]["bytes"] <= parts + parts / 4 + whole + 4 * metrics
-    alone = collectives(runs["data"].program.as_text())
+    alone = hlo.collective_bytes(hlo.parse(runs["data"].program.as_text()))
     assert alone.keys() == {"all-reduce"}
     assert parts + whole <= alone["all-reduce"]["bytes"] <= parts + whole + 4 * metrics
 
