@@ -25,7 +25,7 @@ def attention(mesh) -> Callable:
 
     mask: [b 1 1 m] bool, with a key for every query. On a TPU JAX's splash kernel, on a GPU cuDNN's, and on other
     devices, or none (a mesh of shapes alone), dot_product_attention, so that what a pod trained samples on a laptop.
-    So do shapes that a kernel does not work on, or is not worth: see `fits_tpu` and `fits_gpu`. Kernels have no
+    Shapes that a kernel does not work on, or is not worth, take it too: see `fits_tpu` and `fits_gpu`. Kernels have no
     forward-mode derivatives (jvp). On a TPU the query is scaled before the product, and rounded to its type.
     """
     platform = sharding.platform(mesh)
