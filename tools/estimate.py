@@ -29,6 +29,7 @@ class Estimate(NamedTuple):
     parameters: int
     averages: int
     operations: int
+    inside: int  # of them, those that meet a pixel and not a border's zeros: what a compiler counts
     state: int
     frozen: int  # parameters that are not trained
     gathered: int  # by fsdp, and kept from forward to backward
@@ -67,6 +68,7 @@ def estimate(config, chips: int) -> Estimate:
         parameters=sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         averages=len(state.ema),
         operations=once.operations * images // ROWS,
+        inside=once.inside * images // ROWS,
         state=own,
         frozen=frozen,
         gathered=0 if again or mesh.shape["fsdp"] == 1 else whole // mesh.shape["tensor"],
@@ -84,6 +86,7 @@ class Traced(NamedTuple):
     state: TrainState  # shapes, as are those of `frozen`
     frozen: Any
     operations: int
+    inside: int
     program: Program
 
 
@@ -105,7 +108,8 @@ def _traced(config: FrozenConfigDict) -> Traced:
     batch = experiment.abstract_batch(config, built.mesh, ROWS)
     jaxpr = jax.make_jaxpr(built.train_step)(built.abstract, built.abstract_frozen, batch)
     parameters = {leaf.shape for leaf in jax.tree.leaves(built.abstract.params)}
-    return Traced(built.abstract, built.abstract_frozen, flops.count(jaxpr), follow(jaxpr, parameters))
+    counts = flops.count(jaxpr), flops.count(jaxpr, borders=False)
+    return Traced(built.abstract, built.abstract_frozen, *counts, follow(jaxpr, parameters))
 
 
 def sent(mesh, params, accumulate: int, gathers: int) -> int:

@@ -160,7 +160,8 @@ def known(facts: dict, found: Estimate, slice_: Slice, config) -> list[str]:
         + f"  (peak over {size(chip.memory)}: {held['peak'] / chip.memory:.0%})",
         f"to and from HBM {size(facts['hbm_bytes'])} (estimated {size(found.traffic)}; bytes accessed, on-chip memory "
         f"included: {size(facts['bytes_accessed'])})  compiler's FLOPs "
-        f"{facts['compiler_flops'] / 1e12:.3g} T a chip (model's {found.operations / slice_.chips / 1e12:.3g} T)"
+        f"{facts['compiler_flops'] / 1e12:.3g} T a chip (model's {found.operations / slice_.chips / 1e12:.3g} T, "
+        f"{found.inside / slice_.chips / 1e12:.3g} T without borders)"
         + (f"; a loop's body counts once in these two, turns {facts['loops']}" if facts["loops"] else ""),
         f"collectives a step  {moved or 'none'}",
         "least time a step  " + "  ".join(f"{what} {milli(seconds)}" for what, seconds in bounds.items()),

@@ -30,6 +30,17 @@ def test_a_convolution_costs_the_same_forward_and_twice_backward(stride):
     assert counted(both, X, W) == 3 * forward
 
 
+@pytest.mark.parametrize("side", [1, 2, 5, 6])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_without_borders_a_convolution_counts_what_meets_a_pixel(side, stride):
+    """Of ones with a kernel of ones every multiply-add gives 1. Backward both convolutions do the same ones again."""
+    x, w = jnp.ones((2, side, side, 3)), jnp.ones((3, 3, 3, 5))
+    once = 2 * int(conv(x, w, stride).sum())
+    both = jax.grad(lambda x, w: jnp.square(conv(x, w, stride)).sum(), argnums=(0, 1))
+    for f, expected in ((lambda x, w: conv(x, w, stride), once), (both, 3 * once)):
+        assert flops.count(jax.make_jaxpr(f)(x, w), borders=False) == expected
+
+
 def test_a_scan_counts_its_length_and_remat_what_it_repeats():
     a, b = jnp.zeros((4, 7)), jnp.zeros((7, 7))
     product = 2 * 4 * 7 * 7
