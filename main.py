@@ -7,6 +7,8 @@ from logging import ERROR, WARNING, Formatter
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+import huge_pages
+
 MODES = ("train", "sample", "evaluate", "edit")
 
 flags.DEFINE_string("mode", "train", f"What to do: {', '.join(MODES)}.")
@@ -155,4 +157,5 @@ def fail(error):
 
 
 if __name__ == "__main__":
+    huge_pages.restart()
     app.run(main, flags_parser=parse_flags)

@@ -3,8 +3,8 @@
     python -m benchmarks.run [--only='digits.*'] [--peers=PEERS/bin/python] [--out=FILE.json]
 
 PEERS is an environment of its own (requirements-peers.txt says how it is made); without it, and where a peer lacks
-something, the row says so. In each of --rounds rounds every side makes one call (as many as fill --least seconds),
-in a process of its own, while the others wait. A ratio is the peer's time over ours in one round; told are the median
+something, the row says so. In each of --rounds rounds every side makes one call (as many as fill --least seconds)
+after one that is not timed, in a process of its own, while the others wait. A ratio is the peer's time over ours in one round; told are the median
 and the quartiles of the rounds. Seconds are for reading the ratio: they say little between machines, or on a busy one.
 """
 
@@ -21,6 +21,7 @@ import jax
 import numpy as np
 from absl import app, flags
 
+import huge_pages
 from benchmarks.rows import Row, rows
 
 ONLY = flags.DEFINE_string("only", "", "A regular expression: the rows to measure; all of them by default.")
@@ -103,6 +104,7 @@ def by_turns(sides: dict) -> dict[str, list[float]]:
     took = {name: [] for name in sides}
     for i in range(ROUNDS.value):
         for name in list(sides)[:: 1 if i % 2 else -1]:
+            sides[name]()  # not timed: whoever has waited may have given its memory back to the system
             took[name].append(repeated(sides[name], times[name]))
     return took
 
@@ -156,4 +158,5 @@ def main(argv):
 
 
 if __name__ == "__main__":
+    huge_pages.restart()  # as main.py does; the peers inherit it
     app.run(main)
