@@ -4,8 +4,9 @@
 
 PEERS is an environment of its own (requirements-peers.txt says how it is made); without it, and where a peer lacks
 something, the row says so. In each of --rounds rounds every side makes one call (as many as fill --least seconds)
-after one that is not timed, in a process of its own, while the others wait. A ratio is the peer's time over ours in one round; told are the median
-and the quartiles of the rounds. Seconds are for reading the ratio: they say little between machines, or on a busy one.
+after one that is not timed, in a process of its own, while the others wait. A ratio is the peer's time over ours in one
+round; told are the median and the quartiles of the rounds. Seconds are for reading the ratio: they say little between
+machines, or on a busy one.
 """
 
 import json
