@@ -15,7 +15,7 @@ from absl import app, flags
 
 from configs import digits
 from experiment import build, device_batches
-from tools.sweeps.vmapped import one_of, stack
+from tools.sweeps.vmapped import one_of, stack, stacked_step
 from training import ema, sharding
 
 FLAGS = flags.FLAGS
@@ -65,7 +65,7 @@ def main(argv):
     batches = [device_batches(config, experiment.source, experiment.mesh, 0) for config in settings]
     states = [experiment.init(config.seed, config.optim.lr) for config in settings]
     together = stack(states)
-    vmapped = jax.jit(jax.vmap(experiment.train_step.__wrapped__, in_axes=(0, None, 0)), donate_argnums=0)
+    vmapped = stacked_step(experiment)
     clocks = {name: Clock() for name in ("first, alone", "first, together", "alone", "together")}
     losses = {"alone": [], "together": []}
     for step in range(FLAGS.steps):

@@ -6,6 +6,8 @@ import re
 from functools import cache
 from typing import NamedTuple
 
+from training.sharding import round_up
+
 SHAPE = re.compile(r"([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
 OPERATION = re.compile(r"(?:ROOT )?%?(?P<name>[\w.-]+) = (?P<shapes>.*?) (?P<kind>[a-z][\w-]*)\((?P<operands>[^)]*)\)")
 BITS = re.compile(r"\d+$")
@@ -233,7 +235,7 @@ def laid_out_bytes(shape: Shape) -> int:
     tile = re.match(r"T\(([\d,]+)\)", tiles)
     for axis, size in zip(order.split(","), reversed(tile[1].split(",")) if tile else ()):
         if axis:
-            sides[int(axis)] = -(-sides[int(axis)] // int(size)) * int(size)
+            sides[int(axis)] = round_up(sides[int(axis)], int(size))
     return shape_bytes(shape.kind, ",".join(map(str, sides)))
 
 

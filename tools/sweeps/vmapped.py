@@ -49,11 +49,15 @@ def train_together(cells: list[Cell]) -> dict[str, str]:
     return diverged
 
 
+def stacked_step(experiment: Experiment):
+    """The train step of stacked states and batches, jitted anew: compiler options are of the program that is jitted."""
+    return jax.jit(jax.vmap(experiment.train_step.__wrapped__, in_axes=(0, None, 0)), donate_argnums=0)
+
+
 def steps_of(runs: list[Run], experiment: Experiment, start: int, interrupt: Interrupt) -> dict[str, str]:
     """The loop of training/loop.py over stacked states."""
     options, frozen = runs[0].options, experiment.frozen(training=True)
-    step = experiment.train_step.__wrapped__  # not jitted: its compiler options are of a program of its own
-    train_step = jax.jit(jax.vmap(step, in_axes=(0, None, 0)), donate_argnums=0)
+    train_step = stacked_step(experiment)
     reports = [Report(run.writer, run.workdir, start, options) for run in runs]
     batches = stacked_batches(runs, experiment, start)
     states, window, diverged, done = stack([run.state for run in runs]), [], {}, start
